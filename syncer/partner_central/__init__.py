@@ -1,0 +1,1 @@
+"""The Partner Central Account API: calling it, understanding its errors, standing in for it."""

@@ -1,0 +1,1 @@
+"""Where connection IDs come from."""

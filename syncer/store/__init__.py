@@ -1,0 +1,1 @@
+"""Postgres: the tables, and the only code that speaks SQL."""
