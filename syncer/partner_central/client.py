@@ -1,0 +1,126 @@
+"""The Partner Central Account API through the AWS SDK: one client, no retries, errors translated.
+
+aioboto3 pins a botocore that does not know the service, so a small model of it lies beside this module.
+Its folder is searched after the SDK's own: the day the SDK ships the service, the SDK's model wins.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import as_file, files
+from typing import Any
+
+import aioboto3
+from aiobotocore.config import AioConfig
+from botocore.utils import parse_timestamp
+
+from syncer import __version__
+from syncer.partner_central.errors import translated
+
+SERVICE = "partnercentral-account"
+# The service is in this region only, whatever region the rest of the environment speaks of.
+REGION = "us-east-1"
+# The API's largest page.
+PAGE = 100
+
+CONNECT_TIMEOUT = 5.0
+# A connection's answer is a few hundred bytes and takes well under a second; whoever hangs is cut off
+# early enough for a stopping run to try nothing more and still end in time.
+READ_TIMEOUT = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class PartnerCentral:
+    """The API as one AWS account sees it, in one catalog.
+
+    Every method makes exactly one HTTP request, and raises a `PartnerCentralError` where it fails.
+    """
+
+    sdk: Any
+    catalog: str
+
+    async def get_connection(self, identifier: str) -> Mapping[str, Any]:
+        """The answer of GetConnection as the SDK parses it; `normalize` knows what to make of it."""
+        return await self._call("get_connection", Identifier=identifier)
+
+    async def list_connections(self, token: str | None = None, limit: int = PAGE) -> Mapping[str, Any]:
+        """One page of ListConnections: up to `limit` summaries of active connections, and `NextToken`."""
+        more = {"NextToken": token} if token else {}
+        return await self._call("list_connections", MaxResults=limit, **more)
+
+    async def _call(self, operation: str, **parameters: object) -> Mapping[str, Any]:
+        try:
+            answer: Mapping[str, Any] = await getattr(self.sdk, operation)(Catalog=self.catalog, **parameters)
+        except Exception as error:
+            meaning = translated(error)
+            if meaning is None:
+                raise
+            # The SDK's own text may quote the answer, so it is not chained to what gets logged.
+            raise meaning from None
+        return answer
+
+
+@asynccontextmanager
+async def opened(
+    session: aioboto3.Session, *, catalog: str, connections: int
+) -> AsyncIterator[PartnerCentral]:
+    """A client for `catalog` that keeps up to `connections` requests in flight.
+
+    Raises `PartnerCentralError` (Denied) when there are no usable credentials settings.
+    """
+    with as_file(files("syncer.partner_central") / "model") as model:
+        sdk = session._session  # noqa: SLF001  (aioboto3 has no public way to its botocore session)
+        sdk.get_component("data_loader").search_paths.append(str(model))
+        sdk.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=timestamp)
+        async with session.client(SERVICE, region_name=REGION, config=_config(connections)) as client:
+            yield PartnerCentral(client, catalog)
+
+
+def _config(connections: int) -> AioConfig:
+    return AioConfig(
+        # tenacity is the one retry layer: two of them multiply.
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        # The SDK's default of 10 would cap the concurrency without a word.
+        max_pool_connections=connections,
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
+        # Two settings for CPU per call: our parameters are checked already, and a fixed user agent is not
+        # assembled anew for every request.
+        parameter_validation=False,
+        user_agent=f"syncer/{__version__} aioboto3",
+    )
+
+
+async def account_of(session: aioboto3.Session) -> str:
+    """The AWS account whose credentials `session` has, as STS tells: 12 digits, text.
+
+    Raises `PartnerCentralError`.
+    """
+    try:
+        # STS answers in every region; us-east-1 serves where none is configured.
+        async with session.client("sts", region_name=session.region_name or REGION, config=_config(1)) as sts:
+            identity = await sts.get_caller_identity()
+    except Exception as error:
+        meaning = translated(error)
+        if meaning is None:
+            raise
+        raise meaning from None
+    return str(identity["Account"])
+
+
+def timestamp(value: str | float) -> datetime:
+    """A time of the API in UTC: ISO 8601 text or seconds since 1970.
+
+    In the SDK's own parser timestamps are the largest single cost of a call. It serves here for what the
+    standard library does not read.
+    """
+    if isinstance(value, str):
+        try:
+            parsed = datetime.fromisoformat(value)
+        except ValueError:
+            parsed = parse_timestamp(value)
+    else:
+        parsed = datetime.fromtimestamp(value, UTC)
+    # A time without a zone is UTC: nowhere does the API mean the worker's own.
+    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
