@@ -8,6 +8,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from syncer.storable import storable
+
 CONNECTION_ID = re.compile(r"pac-[A-Za-z0-9]{13}")
 CONNECTION_ARN = re.compile(
     r"arn:[a-z0-9-]+:partnercentral:[a-z0-9-]*:[0-9]*:"
@@ -45,16 +47,19 @@ def connection_id(text: str, catalog: str) -> str | None:
     return None
 
 
-def item(position: int, text: str, catalog: str, where: str = "") -> Item:
-    """The item for `text`: with its connection ID, or with the reason why it has none."""
+def item(position: int, text: str, catalog: str, where: str = "", wrong: str | None = None) -> Item:
+    """The item for `text`: with its connection ID, or with the reason why it has none.
+
+    wrong: a reason that is known already; then `text` is not looked at.
+    """
     text = text.strip()
-    identifier = connection_id(text, catalog)
+    identifier = None if wrong else connection_id(text, catalog)
     if identifier is not None:
         return Item(position, identifier, None, where)
-    return Item(position, bounded(text), problem(text, catalog), where)
+    return Item(position, bounded(text), wrong or problem(text, catalog), where)
 
 
-def problem(text: str, catalog: str) -> str:
+def problem(text: str, catalog: str) -> str:  # noqa: PLR0911  (a list of reasons, the first that fits)
     """Why `text` is no connection ID of `catalog`: the first thing to look at, without repeating it."""
     arn = CONNECTION_ARN.fullmatch(text)
     if arn:
@@ -73,8 +78,8 @@ def problem(text: str, catalog: str) -> str:
 
 
 def bounded(text: str) -> str:
-    """`text` itself, or its beginning and a digest of the whole, so that two long ones stay two."""
+    """`text`, storable; of a long one the beginning and a digest of the whole, so that two stay two."""
     if len(text) <= LONGEST_KEPT:
-        return text
+        return storable(text)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{text[:LONGEST_KEPT]}…sha256:{digest}"
+    return f"{storable(text[:LONGEST_KEPT])}…sha256:{digest}"
