@@ -1,0 +1,178 @@
+"""What a batch of answers changes in what is stored: decided here, purely; the writer only carries it out.
+
+Which of two answers about a connection is the newer one: the greater `updated_at`; at equal times the one
+that was asked for later. "No such connection" carries no `updated_at` and counts as the stored one's.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from syncer.answers import Connection, ConnectionType, Fetched, Found, Missing
+from syncer.outcomes import Outcome
+
+
+class ConnectionRow(NamedTuple):
+    """A row of `connection`, without the account and the catalog, which are the run's."""
+
+    id: str
+    arn: str
+    other_participant_account_id: str
+    updated_at: datetime
+    first_seen_at: datetime
+    synced_at: datetime
+    removed_at: datetime | None
+
+
+class TypeRow(NamedTuple):
+    """A row of `connection_type`, likewise."""
+
+    connection_id: str
+    type: str
+    status: str
+    created_at: datetime
+    inviter_email: str | None
+    inviter_name: str | None
+    canceled_at: datetime | None
+    canceled_by: str | None
+    participant_kind: str
+    participant_id: str
+    removed_at: datetime | None
+
+
+class ParticipantRow(NamedTuple):
+    """A row of `participant`, likewise."""
+
+    kind: str
+    id: str
+    name: str | None
+    connection_id: str
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the database has of a batch's connections and participants."""
+
+    connections: dict[str, ConnectionRow] = field(default_factory=dict)
+    types: dict[str, dict[str, TypeRow]] = field(default_factory=dict)
+    participants: dict[tuple[str, str], ParticipantRow] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The rows to insert or update, each key once, and the outcome of each answer, in the answers' order."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    connections: dict[str, ConnectionRow] = field(default_factory=dict)
+    types: dict[tuple[str, str], TypeRow] = field(default_factory=dict)
+    participants: dict[tuple[str, str], ParticipantRow] = field(default_factory=dict)
+
+
+def decide(answers: Iterable[Fetched], stored: Stored) -> Changes:
+    """The changes that `answers`, one after the other, make to `stored`.
+
+    `stored` becomes the state after the changes: an ID that is answered twice in a batch is judged
+    against its first answer.
+    """
+    changes = Changes()
+    for answer in answers:
+        if isinstance(answer, Missing):
+            outcome = _missing(answer, stored, changes)
+        else:
+            outcome = _found(answer, stored, changes)
+        changes.outcomes.append(outcome)
+    return changes
+
+
+def _missing(answer: Missing, stored: Stored, changes: Changes) -> Outcome:
+    known = stored.connections.get(answer.item.identifier)
+    if known is None or known.removed_at is not None:
+        return Outcome.MISSING
+    if answer.asked_at < known.synced_at:
+        return Outcome.STALE
+    _put(known._replace(removed_at=answer.asked_at, synced_at=answer.asked_at), stored, changes)
+    return Outcome.MISSING
+
+
+def _found(answer: Found, stored: Stored, changes: Changes) -> Outcome:
+    connection, asked_at = answer.connection, answer.asked_at
+    known = stored.connections.get(connection.id)
+    if known is not None and connection.updated_at < known.updated_at:
+        return Outcome.STALE
+    types = _changed_types(connection, stored.types.get(connection.id, {}), asked_at)
+    participants = _changed_participants(connection, stored)
+    row = ConnectionRow(
+        connection.id,
+        connection.arn,
+        connection.other_participant_account_id,
+        connection.updated_at,
+        known.first_seen_at if known else asked_at,
+        known.synced_at if known else asked_at,
+        None,
+    )
+    if row == known and not types and not participants:
+        return Outcome.UNCHANGED
+    if known is not None and connection.updated_at == known.updated_at and asked_at < known.synced_at:
+        return Outcome.STALE
+    _put(row._replace(synced_at=max(row.synced_at, asked_at)), stored, changes)
+    for each in types:
+        stored.types.setdefault(connection.id, {})[each.type] = each
+        changes.types[each.connection_id, each.type] = each
+    for each_participant in participants:
+        key = each_participant.kind, each_participant.id
+        stored.participants[key] = changes.participants[key] = each_participant
+    return Outcome.WRITTEN
+
+
+def _put(row: ConnectionRow, stored: Stored, changes: Changes) -> None:
+    stored.connections[row.id] = changes.connections[row.id] = row
+
+
+def _changed_types(connection: Connection, known: dict[str, TypeRow], asked_at: datetime) -> list[TypeRow]:
+    rows = [_type_row(connection.id, each) for each in connection.types]
+    answered = {row.type for row in rows}
+    changed = [row for row in rows if known.get(row.type) != row]
+    gone = [
+        row._replace(removed_at=asked_at)
+        for row in known.values()
+        if row.type not in answered and row.removed_at is None
+    ]
+    return changed + gone
+
+
+def _type_row(connection_id: str, each: ConnectionType) -> TypeRow:
+    return TypeRow(
+        connection_id,
+        each.type,
+        each.status,
+        each.created_at,
+        each.inviter_email,
+        each.inviter_name,
+        each.canceled_at,
+        each.canceled_by,
+        each.participant_kind,
+        each.participant_id,
+        None,
+    )
+
+
+def _changed_participants(connection: Connection, stored: Stored) -> list[ParticipantRow]:
+    """The participants whose name this connection decides, where that changes something.
+
+    Of two types that give one participant different names the last by type counts, whatever their order
+    in the answer.
+    """
+    changed: dict[tuple[str, str], ParticipantRow] = {}
+    for each in connection.types:
+        key = each.participant_kind, each.participant_id
+        row = ParticipantRow(*key, each.participant_name, connection.id, connection.updated_at)
+        known = stored.participants.get(key)
+        if known is None or (
+            row != known and (row.updated_at, row.connection_id) >= (known.updated_at, known.connection_id)
+        ):
+            changed[key] = row
+        else:
+            changed.pop(key, None)
+    return list(changed.values())

@@ -1,0 +1,150 @@
+"""All SQL of a batch, by name. Rows arrive as arrays, one per column, and leave in the order of their keys.
+
+The order keeps workers from deadlocking: whoever locks several rows locks them in the same order. It
+stands inside the SQL because only there it is the order of the locks. Keys are compared with `=`, which can
+use the primary key's index.
+"""
+
+from sqlalchemy import TextClause, text
+
+# Read without locks: in most batches nothing has changed, and a lock is a write.
+CONNECTIONS = text("""
+    SELECT id, arn, other_participant_account_id, updated_at, first_seen_at, synced_at, removed_at
+    FROM connection
+    WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
+""")
+
+TYPES = text("""
+    SELECT connection_id, type, status, created_at, inviter_email, inviter_name, canceled_at, canceled_by,
+           participant_kind, participant_id, removed_at
+    FROM connection_type
+    WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
+""")
+
+PARTICIPANTS = text("""
+    SELECT kind, id, name, connection_id, updated_at
+    FROM participant
+    JOIN unnest(CAST(:kinds AS text[]), CAST(:ids AS text[])) AS wanted (kind, id) USING (kind, id)
+    WHERE account_id = :account_id AND catalog = :catalog
+""")
+
+# Whoever changes a connection or its types holds the connection's row until it commits.
+LOCK_CONNECTIONS = text("""
+    SELECT id
+    FROM connection
+    WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
+    ORDER BY id
+    FOR NO KEY UPDATE
+""")
+
+
+def _upsert(
+    table: str, columns: dict[str, str], key: tuple[str, ...], keep: str = "", more: str = ""
+) -> TextClause:
+    """An upsert of rows that are given as one array per column.
+
+    columns: name → type. key: of them, those of the primary key. keep: one that an update leaves alone.
+    more: the end of the statement.
+    """
+    names = ", ".join(columns)
+    arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in columns.items())
+    updates = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in (*key, keep))
+    return text(f"""
+        INSERT INTO {table} (account_id, catalog, {names})
+        SELECT :account_id, :catalog, {names}
+        FROM unnest({arrays}) AS given ({names})
+        ORDER BY {", ".join(key)}
+        ON CONFLICT (account_id, catalog, {", ".join(key)}) DO UPDATE SET {updates}
+        {more}
+    """)
+
+
+# xmax is 0 in a row that this statement inserted: so a row that another worker inserted after we had found
+# none is told from one of ours.
+PUT_CONNECTIONS = _upsert(
+    "connection",
+    {
+        "id": "text",
+        "arn": "text",
+        "other_participant_account_id": "text",
+        "updated_at": "timestamptz",
+        "first_seen_at": "timestamptz",
+        "synced_at": "timestamptz",
+        "removed_at": "timestamptz",
+    },
+    key=("id",),
+    keep="first_seen_at",
+    more="RETURNING id, xmax = 0 AS inserted",
+)
+
+# The guard: another worker may have named the participant from a newer connection since we looked. Compared
+# as in Python, by code points: the database's own collation may hold b for greater than C.
+PUT_PARTICIPANTS = _upsert(
+    "participant",
+    {"kind": "text", "id": "text", "name": "text", "connection_id": "text", "updated_at": "timestamptz"},
+    key=("kind", "id"),
+    more="""WHERE (participant.updated_at, participant.connection_id COLLATE "C")
+                  <= (excluded.updated_at, excluded.connection_id COLLATE "C")""",
+)
+
+PUT_TYPES = _upsert(
+    "connection_type",
+    {
+        "connection_id": "text",
+        "type": "text",
+        "status": "text",
+        "created_at": "timestamptz",
+        "inviter_email": "text",
+        "inviter_name": "text",
+        "canceled_at": "timestamptz",
+        "canceled_by": "text",
+        "participant_kind": "text",
+        "participant_id": "text",
+        "removed_at": "timestamptz",
+    },
+    key=("connection_id", "type"),
+)
+
+PUT_FAILURES = text("""
+    INSERT INTO sync_failure (account_id, catalog, identifier, code, message, attempts,
+                              first_failed_at, last_failed_at, run_id)
+    SELECT :account_id, :catalog, identifier, code, message, attempts, :failed_at, :failed_at, :run_id
+    FROM unnest(CAST(:identifier AS text[]), CAST(:code AS text[]), CAST(:message AS text[]),
+                CAST(:attempts AS integer[])) AS given (identifier, code, message, attempts)
+    ORDER BY identifier
+    ON CONFLICT (account_id, catalog, identifier) DO UPDATE
+    SET code = excluded.code, message = excluded.message,
+        attempts = sync_failure.attempts + excluded.attempts,
+        last_failed_at = excluded.last_failed_at, run_id = excluded.run_id
+""")
+
+# Rows are locked in their key's order here too.
+CLEAR_FAILURES = text("""
+    DELETE FROM sync_failure
+    WHERE (account_id, catalog, identifier) IN (
+        SELECT account_id, catalog, identifier
+        FROM sync_failure
+        WHERE account_id = :account_id AND catalog = :catalog AND identifier = ANY(CAST(:ids AS text[]))
+        ORDER BY identifier
+        FOR UPDATE
+    )
+""")
+
+START_RUN = text("""
+    INSERT INTO sync_run (id, source, account_id, catalog, status, started_at)
+    VALUES (:id, :source, :account_id, :catalog, 'running', :started_at)
+""")
+
+# What a run has done so far, in one place with what it did.
+RECORD_RUN = text("""
+    UPDATE sync_run
+    SET read = :read, written = :written, unchanged = :unchanged, skipped = :skipped, stale = :stale,
+        missing = :missing, duplicate = :duplicate, invalid = :invalid, failed = :failed,
+        released = :released, api_calls = :api_calls, throttled = :throttled, retried = :retried,
+        rows_written = :rows_written, checkpoint = :checkpoint
+    WHERE id = :id
+""")
+
+FINISH_RUN = text("""
+    UPDATE sync_run SET status = :status, finished_at = :finished_at, seconds = :seconds WHERE id = :id
+""")
