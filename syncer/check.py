@@ -1,0 +1,78 @@
+"""Is everything there that a run needs: one finding per part, each with what to do about it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import aioboto3
+
+from syncer.exits import Exit
+from syncer.partner_central import client
+from syncer.partner_central.errors import Denied, PartnerCentralError
+from syncer.settings import RunSettings
+from syncer.store import schema
+from syncer.store.engine import BadDatabaseUrl, DatabaseDenied, DatabaseError, DatabaseNotSetUp, described
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the check. exit: `Exit.OK` where all is well."""
+
+    part: str
+    exit: Exit
+    message: str
+
+
+async def findings(settings: RunSettings, database_url: str) -> list[Finding]:
+    """Try each part in turn; a part whose ground is missing is not tried."""
+    found = [await _found("database", lambda: _database(database_url), database_exit)]
+    if found[-1].exit is Exit.OK:
+        found.append(await _schema(database_url))
+    session = aioboto3.Session()
+    found.append(await _found("credentials", lambda: _credentials(session, settings), _api_exit))
+    if found[-1].exit is Exit.OK:
+        found.append(await _found("API", lambda: _api(session, settings), _api_exit))
+    return found
+
+
+async def _found(
+    part: str, attempt: Callable[[], Awaitable[str]], exit_for: Callable[[Exception], Exit]
+) -> Finding:
+    try:
+        return Finding(part, Exit.OK, await attempt())
+    except (DatabaseError, PartnerCentralError) as error:
+        return Finding(part, exit_for(error), str(error))
+
+
+async def _database(url: str) -> str:
+    await schema.current(url)
+    return described(url)
+
+
+async def _schema(url: str) -> Finding:
+    wrong = schema.difference(await schema.current(url))
+    if wrong:
+        return Finding("schema", Exit.NOT_SET_UP, wrong)
+    return Finding("schema", Exit.OK, f"version {schema.VERSION}, current")
+
+
+async def _credentials(session: aioboto3.Session, settings: RunSettings) -> str:
+    if settings.account_id:
+        return f"account {settings.account_id}, as configured"
+    return f"account {await client.account_of(session)}, as STS tells"
+
+
+async def _api(session: aioboto3.Session, settings: RunSettings) -> str:
+    async with client.opened(session, catalog=settings.catalog, connections=1) as api:
+        page = await api.list_connections(limit=1)
+    some = "at least one connection" if page.get("ConnectionSummaries") else "no active connection"
+    return f"Partner Central answers for catalog {settings.catalog}: {some}"
+
+
+def database_exit(error: Exception) -> Exit:
+    """The exit code for a database that cannot be used."""
+    not_set_up = (BadDatabaseUrl, DatabaseNotSetUp, DatabaseDenied)
+    return Exit.NOT_SET_UP if isinstance(error, not_set_up) else Exit.LATER
+
+
+def _api_exit(error: Exception) -> Exit:
+    return Exit.DENIED if isinstance(error, Denied) else Exit.LATER

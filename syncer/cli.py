@@ -1,0 +1,344 @@
+"""The commands: options → settings → one call → exit code.
+
+What a command needs is imported when it runs: `syncer --help` should not wait for the SDK.
+"""
+
+import sys
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from syncer import __version__
+from syncer.exits import Exit
+from syncer.settings import RunSettings
+
+app = typer.Typer(
+    name="syncer",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain help: the decorated one imports a Markdown parser and doubles the start-up.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+T = TypeVar("T")
+
+DATABASE_URL = ["SYNCER_DATABASE_URL", "DATABASE_URL"]
+
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar=DATABASE_URL,
+        show_envvar=True,
+        show_default=False,
+        help="Postgres, as postgresql://user@host/database. Default: the embedded one, if it is installed.",
+    ),
+]
+AccountId = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SYNCER_ACCOUNT_ID",
+        show_default=False,
+        help="The AWS account whose view this is, 12 digits. Default: STS tells.",
+    ),
+]
+Catalog = Annotated[
+    str, typer.Option(envvar="SYNCER_CATALOG", help="Partner Central's catalog: AWS or Sandbox.")
+]
+Concurrency = Annotated[
+    int, typer.Option(envvar="SYNCER_CONCURRENCY", min=1, max=1000, help="Calls in flight, at most.")
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(envvar="SYNCER_BATCH_SIZE", min=1, max=10_000, help="Connections per transaction, at most."),
+]
+MaxAttempts = Annotated[
+    int,
+    typer.Option(
+        envvar="SYNCER_MAX_ATTEMPTS",
+        min=1,
+        max=100,
+        help="Calls per ID that may end in a transient error. Throttled calls do not count.",
+    ),
+]
+MaxRuntime = Annotated[
+    float | None,
+    typer.Option(
+        envvar="SYNCER_MAX_RUNTIME",
+        min=0,
+        metavar="SECONDS",
+        show_default=False,
+        help="Stop in order after so many seconds, with exit code 75. Default: no limit.",
+    ),
+]
+AllowFailures = Annotated[
+    bool,
+    typer.Option(
+        "--allow-failures", envvar="SYNCER_ALLOW_FAILURES", help="Exit with 0 although some IDs failed."
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", envvar="SYNCER_JSON", help="Print the result as one JSON object.")
+]
+
+
+class Refusal(Exception):
+    """The command cannot be carried out; the message is one line for a person."""
+
+    def __init__(self, exit_code: Exit, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Keep AWS Partner Central connections in Postgres: complete, fresh and within the request quota."""
+    if version:
+        typer.echo(f"syncer {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def sync(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE...",
+            show_default=False,
+            help="Files with connection IDs or ARNs: text, CSV with a header, JSON Lines, each also .gz; "
+            "- is stdin.",
+        ),
+    ] = None,
+    database_url: DatabaseUrl = None,
+    account_id: AccountId = None,
+    catalog: Catalog = "AWS",
+    concurrency: Concurrency = 32,
+    batch_size: BatchSize = 500,
+    max_attempts: MaxAttempts = 6,
+    max_runtime: MaxRuntime = None,
+    allow_failures: AllowFailures = False,
+    json: Json = False,
+) -> None:
+    """Fetch the connections that the files name, and write what has changed."""
+    if not files:
+        raise Refusal(Exit.USAGE, "name a file with connection IDs, or - for stdin")
+    settings = RunSettings(
+        account_id=account_id,
+        catalog=catalog,
+        concurrency=concurrency,
+        batch_size=batch_size,
+        max_attempts=max_attempts,
+        max_runtime=max_runtime,
+        allow_failures=allow_failures,
+    )
+    from rich.console import Console
+
+    from syncer import report
+    from syncer.run import sync_files
+
+    with _database(database_url) as url:
+        result = _run(sync_files(settings, url, files))
+    if json:
+        typer.echo(report.as_json(result))
+    else:
+        report.print_table(result, Console())
+    if result.message:
+        typer.echo(f"syncer: {result.message}", err=True)
+    raise typer.Exit(result.exit)
+
+
+@app.command()
+def migrate(
+    database_url: DatabaseUrl = None,
+    check: Annotated[bool, typer.Option("--check", help="Only tell whether a migration is due.")] = False,
+) -> None:
+    """Bring the database's schema to this version."""
+    from syncer.store import schema
+
+    with _database(database_url, migrated=False) as url:
+        if check:
+            wrong = schema.difference(_run(schema.current(url)))
+            if wrong:
+                raise Refusal(Exit.NOT_SET_UP, wrong)
+            typer.echo(f"The schema is current: version {schema.VERSION}.")
+            return
+        before, after = _run(schema.migrate(url))
+    if before == after:
+        typer.echo(f"Nothing to do: the schema is current, version {after}.")
+    else:
+        typer.echo(f"The schema is now of version {after}; it was {before or 'not there'}.")
+
+
+@app.command()
+def check(
+    database_url: DatabaseUrl = None,
+    account_id: AccountId = None,
+    catalog: Catalog = "AWS",
+) -> None:
+    """Tell whether everything is there that a run needs: database, schema, credentials, API."""
+    from syncer.check import findings
+
+    with _database(database_url) as url:
+        found = _run(findings(RunSettings(account_id=account_id, catalog=catalog), url))
+    for finding in found:
+        typer.echo(f"{'ok    ' if finding.exit is Exit.OK else 'FAILED'} {finding.part}: {finding.message}")
+    raise typer.Exit(max(finding.exit for finding in found))
+
+
+@app.command()
+def simulate(
+    connections: Annotated[int, typer.Option(min=0, help="Size of the population.")] = 1000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8700,
+    host: Annotated[str, typer.Option(help="Where to listen. Nobody is authenticated: keep it local.")] = (
+        "127.0.0.1"
+    ),
+    catalog: Catalog = "AWS",
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, show_default=False, help="Quota in calls/s, per operation. Default: none."),
+    ] = None,
+    burst: Annotated[
+        float | None,
+        typer.Option(
+            min=1, show_default=False, help="Calls a rested quota allows at once. Default: 1 s of it."
+        ),
+    ] = None,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds that each answer takes.")] = 0.0,
+    jitter: Annotated[float, typer.Option(min=0, help="Up to so many seconds more.")] = 0.0,
+    error_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of calls that end in InternalServerException.")
+    ] = 0.0,
+    cut_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of calls whose connection is cut.")
+    ] = 0.0,
+    unknown_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of connections that are not there.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Another seed, another population.")] = 2026,
+    ids: Annotated[
+        bool, typer.Option("--ids", help="Print the IDs of the population instead of serving it.")
+    ] = False,
+) -> None:
+    """Serve a local Partner Central on loopback, to try a deployment or its load."""
+    from syncer.demo import environment
+    from syncer.partner_central.population import Population
+    from syncer.partner_central.simulator import Faults, simulate
+
+    population = Population(connections, seed, catalog)
+    if ids:
+        for identifier in population.identifiers():
+            typer.echo(identifier)
+        return
+    faults = Faults(
+        rate=rate,
+        burst=burst,
+        latency=latency,
+        jitter=jitter,
+        error_rate=error_rate,
+        cut_rate=cut_rate,
+        unknown_rate=unknown_rate,
+        seed=seed,
+    )
+
+    def announce(url: str) -> None:
+        typer.echo(f"# {connections:,} connections at {url}, until Ctrl-C. In another shell:")
+        for name, value in environment(url).items():
+            typer.echo(f"export {name}={value}")
+
+    try:
+        _run(simulate(population, faults, host, port, announce))
+    except OSError as error:
+        raise Refusal(Exit.USAGE, f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the database running at the end.")] = False,
+) -> None:
+    """Run the main job with nothing to set up: embedded Postgres, the simulator, 1,000 connections."""
+    from syncer.demo import demonstrate
+    from syncer.store.embedded import embedded
+    from syncer.store.schema import migrate
+
+    with embedded(keep=keep) as database:
+        _run(migrate(database.url))
+        result = _run(demonstrate(database.url, f"{database.psql} '{database.url}'", keep=keep))
+    raise typer.Exit(result.exit)
+
+
+def _database(url: str | None, *, migrated: bool = True) -> AbstractContextManager[str]:
+    """The database at `url`, or the embedded one: that is brought to this version's schema by itself."""
+    if url:
+        return nullcontext(url)
+    from syncer.store.embedded import default_database
+
+    database: AbstractContextManager[str] = default_database(migrated=migrated)
+    return database
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` to its end, on the quicker event loop where there is one."""
+    import anyio
+
+    from syncer.logs import configure
+
+    configure()
+
+    async def entry() -> T:
+        return await main
+
+    return anyio.run(entry, backend_options={"use_uvloop": sys.platform != "win32"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The program. A user's mistake ends in one line on stderr, never in a traceback."""
+    try:
+        app(args=argv, standalone_mode=True)
+    except Refusal as refusal:
+        _end(refusal.exit_code, str(refusal))
+    except Exception as error:  # noqa: BLE001  (the last resort: whatever it is gets an exit code)
+        meaning = _refusal(error)
+        if meaning is None:
+            # A mistake of ours. Not 1, which says that the run came to its end.
+            sys.excepthook(*sys.exc_info())
+            sys.exit(Exit.UNSOUND)
+        _end(*meaning)
+
+
+def _end(exit_code: Exit, message: str) -> None:
+    typer.echo(f"syncer: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _refusal(error: Exception) -> tuple[Exit, str] | None:
+    """The exit code for an error of ours that ended a command, and what to say; None for any other."""
+    from syncer.partner_central.errors import Denied, PartnerCentralError
+    from syncer.sources.files import InputError
+    from syncer.store.embedded import EmbeddedUnavailable
+    from syncer.store.engine import BadDatabaseUrl, DatabaseDenied, DatabaseError, DatabaseNotSetUp
+
+    exits: list[tuple[type[Exception], Exit]] = [
+        (InputError, Exit.USAGE),
+        (BadDatabaseUrl, Exit.NOT_SET_UP),
+        (DatabaseNotSetUp, Exit.NOT_SET_UP),
+        (EmbeddedUnavailable, Exit.NOT_SET_UP),
+        (DatabaseDenied, Exit.NOT_SET_UP),
+        (DatabaseError, Exit.LATER),
+        (Denied, Exit.DENIED),
+        (PartnerCentralError, Exit.LATER),
+    ]
+    for kind, exit_code in exits:
+        if isinstance(error, kind):
+            return exit_code, str(error)
+    return None
+
+
+if __name__ == "__main__":
+    main()

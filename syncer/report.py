@@ -1,0 +1,71 @@
+"""What a run tells at its end: one object, as a table for people or as JSON for programs."""
+
+import json
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from syncer.exits import Exit
+from syncer.outcomes import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run's result.
+
+    counts: `read`, the nine outcomes, `api_calls`, `throttled`, `retried`, `rows_written`.
+    seconds: how long it took. message: why it ended early, for a person; empty when it did not.
+    """
+
+    run_id: str
+    status: str
+    source: str
+    account_id: str
+    catalog: str
+    counts: dict[str, int]
+    seconds: float
+    exit: Exit
+    message: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "run_id": self.run_id,
+            "status": self.status,
+            "source": self.source,
+            "account_id": self.account_id,
+            "catalog": self.catalog,
+            **{name: count for name, count in self.counts.items() if name != "checkpoint"},
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def as_json(report: Report) -> str:
+    return json.dumps(report.as_dict())
+
+
+def print_table(report: Report, console: Console) -> None:
+    """What happened, outcome by outcome; those that did not occur are left out."""
+    counts = report.counts
+    console.print(
+        f"{report.status}: account {report.account_id}, catalog {report.catalog}",
+        style="bold green" if report.exit is Exit.OK else "bold red",
+        highlight=False,
+    )
+    table = Table()
+    table.add_column("outcome")
+    table.add_column("items", justify="right")
+    for outcome in Outcome:
+        if counts[outcome.value]:
+            table.add_row(outcome.value, f"{counts[outcome.value]:,}")
+    table.add_section()
+    table.add_row("read", f"{counts['read']:,}")
+    console.print(table)
+    rate = counts["api_calls"] / report.seconds if report.seconds else 0.0
+    console.print(
+        f"{counts['api_calls']:,} calls ({counts['throttled']:,} throttled, {counts['retried']:,} retried), "
+        f"{counts['rows_written']:,} rows written, {report.seconds:.1f} s, {rate:,.0f} calls/s. "
+        f"Run {report.run_id}.",
+        highlight=False,
+        soft_wrap=True,
+    )
