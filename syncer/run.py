@@ -56,8 +56,10 @@ async def sync_files(settings: RunSettings, database_url: str, paths: Sequence[s
             ) as api:
                 await runs.start(engine, scope, SOURCE, clock.now())
                 log.info(Event.RUN_STARTED, run_id=scope.run_id, account_id=account_id, source=SOURCE)
-                run = _Run(settings, engine, scope, clock, stop, url=database_url)
-                return await run.through(files, api)
+                run = _Run(
+                    settings, files, engine=engine, url=database_url, scope=scope, clock=clock, stop=stop
+                )
+                return await run.through(api)
     except (DBAPIError, OSError) as error:
         raise meaning(error, database_url) from None
     finally:
@@ -70,14 +72,16 @@ class _Run:
     def __init__(
         self,
         settings: RunSettings,
+        source: Files,
+        *,
         engine: AsyncEngine,
+        url: str,
         scope: Scope,
         clock: Clock,
         stop: Stop,
-        *,
-        url: str,
     ) -> None:
         self._settings = settings
+        self._source = source
         self._url = url
         self._engine = engine
         self._scope = scope
@@ -88,7 +92,7 @@ class _Run:
             engine, scope, self._ledger, now=clock.now, sleep=self._before_replay, committed=self._committed
         )
 
-    async def through(self, files: Files, api: PartnerCentral) -> Report:
+    async def through(self, api: PartnerCentral) -> Report:
         settings, stop, ledger = self._settings, self._stop, self._ledger
         fetcher = Fetcher(
             api,
@@ -98,7 +102,7 @@ class _Run:
             calls=ledger.calls,
         )
         pipeline = Pipeline(
-            source=files,
+            source=self._source,
             fetch=fetcher,
             write=self._write,
             ledger=ledger,
@@ -106,7 +110,7 @@ class _Run:
             concurrency=settings.concurrency,
             batch_size=settings.batch_size,
         )
-        async with shown(ledger, files.expected), _time_limit(settings.max_runtime, stop):
+        async with shown(ledger, self._source.expected), _time_limit(settings.max_runtime, stop):
             await pipeline.run()
         ledger.release()
         report = await self._closed(self._ending())
@@ -129,7 +133,8 @@ class _Run:
         if tally[Outcome.FAILED] or tally[Outcome.INVALID]:
             exit_code = Exit.OK if self._settings.allow_failures else Exit.INCOMPLETE
             return Ending("partial", exit_code, "")
-        return Ending("succeeded", Exit.OK, "")
+        nothing = "" if tally.read else f"there are no connection IDs in {self._source.describe()}"
+        return Ending("succeeded", Exit.OK, nothing)
 
     async def _closed(self, ending: Ending) -> Report:
         """The report, once the run's row is closed too; when that fails, the report says so."""

@@ -1,0 +1,155 @@
+"""What the tests stand on: a real Postgres, a database for each test, and the program as a process.
+
+The server is the one of SYNCER_TEST_DATABASE_URL (its user may create databases), or else the embedded one,
+in a temporary folder. It is migrated once, into a template; each test gets a copy.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from syncer.demo import environment
+from syncer.partner_central.population import Population
+from syncer.partner_central.simulator import Faults, Simulator
+from syncer.store.embedded import embedded
+from syncer.store.schema import migrate
+
+# Waits are on conditions; this only ends a test whose condition never comes.
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with ExitStack() as stack:
+        given = os.environ.get("SYNCER_TEST_DATABASE_URL")
+        yield given or stack.enter_context(embedded(tmp_path_factory.mktemp("embedded"))).url
+
+
+@pytest.fixture(scope="session")
+def template(server_url: str) -> Iterator[str]:
+    with _database(server_url) as (name, url):
+        asyncio.run(migrate(url))
+        yield name
+
+
+@pytest.fixture
+def database_url(server_url: str, template: str) -> Iterator[str]:
+    """A migrated, empty database."""
+    with _database(server_url, template) as (_, url):
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(server_url: str) -> Iterator[str]:
+    """A database without any tables."""
+    with _database(server_url) as (_, url):
+        yield url
+
+
+@contextmanager
+def _database(server_url: str, template: str = "template1") -> Iterator[tuple[str, str]]:
+    """A database, its name and URL, for the duration of the context."""
+    name = f"syncer_test_{secrets.token_hex(6)}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+    try:
+        yield name, make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with psycopg.connect(server_url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a run of the program left behind."""
+
+    exit: int
+    stdout: str
+    stderr: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """stdout as the one JSON object it should be."""
+        result: dict[str, Any] = json.loads(self.stdout)
+        return result
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log events of that name."""
+        lines = (json.loads(line) for line in self.stderr.splitlines() if line.startswith("{"))
+        return [line for line in lines if line.get("event") == name]
+
+
+class Program:
+    """The program, run as users run it: as a process, set up by its environment."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.folder = folder
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        self.environment = kept | variables
+
+    async def start(
+        self, *arguments: str, stdin: int | None = subprocess.DEVNULL
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "syncer", *arguments,
+            cwd=self.folder, env=self.environment, stdin=stdin,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    async def __call__(self, *arguments: str, stdin: bytes | None = None) -> Finished:
+        process = await self.start(
+            *arguments, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL
+        )
+        return await finished(process, stdin)
+
+
+async def finished(process: asyncio.subprocess.Process, stdin: bytes | None = None) -> Finished:
+    """Wait for `process` to end."""
+    try:
+        stdout, stderr = await asyncio.wait_for(process.communicate(stdin), PATIENCE)
+    except TimeoutError:
+        process.kill()
+        raise
+    assert process.returncode is not None
+    return Finished(process.returncode, stdout.decode(), stderr.decode())
+
+
+@pytest.fixture
+def program(tmp_path: Path, database_url: str) -> Program:
+    """The program, with a database; no API yet: see `served`."""
+    return Program(tmp_path, DATABASE_URL=database_url)
+
+
+@asynccontextmanager
+async def served(
+    program: Program, population: Population, faults: Faults | None = None, **options: Any
+) -> AsyncIterator[Simulator]:
+    """Let `program` call a simulator of `population` while the context lasts."""
+    simulator = Simulator(population, faults or Faults(), **options)
+    async with simulator.serving() as url:
+        program.environment.update(environment(url))
+        yield simulator
+
+
+def ids_file(folder: Path, population: Population, name: str = "ids.txt") -> str:
+    """A file with all IDs of `population`; its name, relative to `folder`."""
+    (folder / name).write_text("\n".join(population.identifiers()) + "\n")
+    return name
+
+
+def rows(url: str, query: str) -> list[tuple[Any, ...]]:
+    """The rows of a query in the database at `url`."""
+    with psycopg.connect(url) as connection:
+        return connection.execute(query.encode()).fetchall()
