@@ -1,0 +1,84 @@
+"""The README is held to the code: commands, flags, variables, exit codes, columns, outcomes."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from sqlmodel import SQLModel
+from typer.main import get_command
+
+from syncer.cli import app
+from syncer.exits import Exit
+from syncer.outcomes import Outcome
+from syncer.store import tables  # noqa: F401  (so that SQLModel knows the tables)
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]  # a Typer app with commands is a group
+# Of the commands that are about a run; the others' flags are in their --help.
+RUNS = ("sync",)
+
+
+def section(title: str) -> str:
+    """The text below the heading `title`, up to the next one of its rank."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
+    assert found, f"README has no section {title}"
+    return found[1]
+
+
+def rows_of_table(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_commands_are_those_of_the_program() -> None:
+    named = {re.match(r"`syncer (\w+)", row[0])[1] for row in rows_of_table(section("Commands"))}  # type: ignore[index]  # a row without a command is an error here
+    assert named == set(COMMANDS)
+
+
+def test_the_settings_are_those_of_the_program() -> None:
+    documented = {
+        (re.findall(r"`(--[a-z-]+)`", flag)[0], tuple(re.findall(r"`([A-Z_]+)`", variable)))
+        for flag, variable, *_ in rows_of_table(section("Settings"))
+    }
+    offered = set()
+    for name in RUNS:
+        for option in COMMANDS[name].params:
+            if isinstance(option, typer.core.TyperOption) and option.envvar:
+                variables = [option.envvar] if isinstance(option.envvar, str) else option.envvar
+                offered.add((option.opts[0], tuple(variables)))
+    assert documented == offered
+
+
+def test_the_defaults_are_those_of_the_program() -> None:
+    documented = {row[0].strip("`"): row[2].strip("`") for row in rows_of_table(section("Settings"))}
+    for option in COMMANDS["sync"].params:
+        if isinstance(option.default, int | str) and not isinstance(option.default, bool):
+            assert documented[option.opts[0]] == str(option.default), option.opts[0]
+
+
+def test_the_exit_codes_are_those_of_the_program() -> None:
+    documented = {int(code) for row in rows_of_table(section("Exit codes")) for code in row[0].split(",")}
+    assert documented == {int(code) for code in Exit}
+
+
+def test_the_outcomes_are_those_of_the_program() -> None:
+    documented = [row[0].strip("`") for row in rows_of_table(section("Outcomes"))]
+    assert documented == [outcome.value for outcome in Outcome]
+
+
+@pytest.mark.parametrize("table", sorted(SQLModel.metadata.tables))
+def test_every_column_is_named(table: str) -> None:
+    found = re.search(
+        rf"\*\*`{table}`\*\*(.*?)(?=\n\*\*`|\Z)", section("What lands in the tables"), re.DOTALL
+    )
+    assert found, f"README does not tell of the table {table}"
+    named = set(re.findall(r"`(\w+)`", found[1]))
+    assert {column.name for column in SQLModel.metadata.tables[table].columns} <= named
+
+
+@pytest.mark.parametrize("title", ["Try it", "Run the tests"])
+def test_the_two_commands_are_one_line_each(title: str) -> None:
+    block = re.search(r"```sh\n(.*?)```", section(title), re.DOTALL)
+    assert block
+    assert len(block[1].splitlines()) == 1
