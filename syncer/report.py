@@ -36,7 +36,7 @@ class Report:
             "account_id": self.account_id,
             "catalog": self.catalog,
             **{name: count for name, count in self.counts.items() if name != "checkpoint"},
-            "seconds": round(self.seconds, 3),
+            "seconds": self.seconds,
         }
 
 

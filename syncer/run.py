@@ -138,8 +138,16 @@ class _Run:
 
     async def _closed(self, ending: Ending) -> Report:
         """The report, once the run's row is closed too; when that fails, the report says so."""
+        seconds = round(self._clock.seconds, 3)
         try:
-            await runs.finish(self._engine, self._scope, self._ledger, ending.status, self._clock)
+            await runs.finish(
+                self._engine,
+                self._scope,
+                self._ledger,
+                status=ending.status,
+                now=self._clock.now(),
+                seconds=seconds,
+            )
         except (DBAPIError, OSError) as error:
             if ending.exit in (Exit.OK, Exit.INCOMPLETE):
                 ending = Ending("aborted", Exit.LATER, str(meaning(error, self._url)))
@@ -150,7 +158,7 @@ class _Run:
             account_id=self._scope.account_id,
             catalog=self._scope.catalog,
             counts=self._ledger.standing(),
-            seconds=self._clock.seconds,
+            seconds=seconds,
             exit=ending.exit,
             message=ending.message,
         )

@@ -2,15 +2,21 @@
 
 Which of two answers about a connection is the newer one: the greater `updated_at`; at equal times the one
 that was asked for later. "No such connection" carries no `updated_at` and counts as the stored one's.
+
+Each change of a connection type is a version in its history too. A version ends where the next one begins,
+and exactly one is open; a type that is removed has an open version that says so.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from syncer.answers import Connection, ConnectionType, Fetched, Found, Missing
 from syncer.outcomes import Outcome
+
+# The database's own grain of time.
+SHORTEST_VERSION = timedelta(microseconds=1)
 
 
 class ConnectionRow(NamedTuple):
@@ -51,22 +57,51 @@ class ParticipantRow(NamedTuple):
     updated_at: datetime
 
 
+class VersionRow(NamedTuple):
+    """A row of `connection_type_history`, likewise: a type as it was from `valid_from` on.
+
+    participant_name: as this very answer gave it. removed_at: set when type or connection are removed.
+    """
+
+    connection_id: str
+    type: str
+    status: str
+    created_at: datetime
+    inviter_email: str | None
+    inviter_name: str | None
+    canceled_at: datetime | None
+    canceled_by: str | None
+    participant_kind: str
+    participant_id: str
+    participant_name: str | None
+    removed_at: datetime | None
+    valid_from: datetime
+    valid_to: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the database has of a batch's connections and participants."""
+    """What the database has of a batch's connections and participants. versions: the open ones."""
 
     connections: dict[str, ConnectionRow] = field(default_factory=dict)
     types: dict[str, dict[str, TypeRow]] = field(default_factory=dict)
+    versions: dict[tuple[str, str], VersionRow] = field(default_factory=dict)
     participants: dict[tuple[str, str], ParticipantRow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The rows to insert or update, each key once, and the outcome of each answer, in the answers' order."""
+    """The rows to insert or update, each key once, and the outcome of each answer, in the answers' order.
+
+    versions: new ones, per type in the order of their time; the last of each is open. ended: when the
+    versions end that were open in the database, per type.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     connections: dict[str, ConnectionRow] = field(default_factory=dict)
     types: dict[tuple[str, str], TypeRow] = field(default_factory=dict)
+    versions: dict[tuple[str, str], list[VersionRow]] = field(default_factory=dict)
+    ended: dict[tuple[str, str], datetime] = field(default_factory=dict)
     participants: dict[tuple[str, str], ParticipantRow] = field(default_factory=dict)
 
 
@@ -93,6 +128,11 @@ def _missing(answer: Missing, stored: Stored, changes: Changes) -> Outcome:
     if answer.asked_at < known.synced_at:
         return Outcome.STALE
     _put(known._replace(removed_at=answer.asked_at, synced_at=answer.asked_at), stored, changes)
+    for row in stored.types.get(known.id, {}).values():
+        version = stored.versions.get((known.id, row.type))
+        if version is not None and version.removed_at is None:
+            gone = version._replace(removed_at=answer.asked_at)
+            _open(gone, answer.asked_at, answer.asked_at, stored, changes)
     return Outcome.MISSING
 
 
@@ -102,6 +142,7 @@ def _found(answer: Found, stored: Stored, changes: Changes) -> Outcome:
     if known is not None and connection.updated_at < known.updated_at:
         return Outcome.STALE
     types = _changed_types(connection, stored.types.get(connection.id, {}), asked_at)
+    versions = _changed_versions(connection, types, stored)
     participants = _changed_participants(connection, stored)
     row = ConnectionRow(
         connection.id,
@@ -112,7 +153,7 @@ def _found(answer: Found, stored: Stored, changes: Changes) -> Outcome:
         known.synced_at if known else asked_at,
         None,
     )
-    if row == known and not types and not participants:
+    if row == known and not types and not versions and not participants:
         return Outcome.UNCHANGED
     if known is not None and connection.updated_at == known.updated_at and asked_at < known.synced_at:
         return Outcome.STALE
@@ -120,6 +161,8 @@ def _found(answer: Found, stored: Stored, changes: Changes) -> Outcome:
     for each in types:
         stored.types.setdefault(connection.id, {})[each.type] = each
         changes.types[each.connection_id, each.type] = each
+    for version in versions:
+        _open(version, connection.updated_at, asked_at, stored, changes)
     for each_participant in participants:
         key = each_participant.kind, each_participant.id
         stored.participants[key] = changes.participants[key] = each_participant
@@ -128,6 +171,39 @@ def _found(answer: Found, stored: Stored, changes: Changes) -> Outcome:
 
 def _put(row: ConnectionRow, stored: Stored, changes: Changes) -> None:
     stored.connections[row.id] = changes.connections[row.id] = row
+
+
+def _open(version: VersionRow, as_of: datetime, seen_at: datetime, stored: Stored, changes: Changes) -> None:
+    """Open `version` from AWS's time `as_of` on, where that is later than the version before.
+
+    Else from when it was seen; in any case later than the version before, which would be empty otherwise.
+    """
+    key = version.connection_id, version.type
+    before = stored.versions.get(key)
+    if before is not None and as_of <= before.valid_from:
+        as_of = max(seen_at, before.valid_from + SHORTEST_VERSION)
+    opened = changes.versions.setdefault(key, [])
+    if opened:
+        opened[-1] = opened[-1]._replace(valid_to=as_of)
+    elif before is not None:
+        changes.ended[key] = as_of
+    stored.versions[key] = version._replace(valid_from=as_of)
+    opened.append(stored.versions[key])
+
+
+def _changed_versions(connection: Connection, types: list[TypeRow], stored: Stored) -> list[VersionRow]:
+    """The versions that differ from the open ones; `valid_from` is still to be settled."""
+    names = {each.type: each.participant_name for each in connection.types}
+    rows = [_type_row(connection.id, each) for each in connection.types]
+    rows += [row for row in types if row.type not in names]  # those that are removed now
+    changed = []
+    for row in rows:
+        before = stored.versions.get((connection.id, row.type))
+        name = names.get(row.type, before and before.participant_name)
+        version = VersionRow(*row[:10], name, row.removed_at, connection.updated_at)
+        if before is None or version[:-2] != before[:-2]:
+            changed.append(version)
+    return changed
 
 
 def _changed_types(connection: Connection, known: dict[str, TypeRow], asked_at: datetime) -> list[TypeRow]:

@@ -49,8 +49,10 @@ async def start(engine: AsyncEngine, scope: Scope, source: str, now: datetime) -
         )
 
 
-async def finish(engine: AsyncEngine, scope: Scope, ledger: Ledger, status: str, clock: Clock) -> None:
-    """Close the run's row: its status, its last counts."""
+async def finish(
+    engine: AsyncEngine, scope: Scope, ledger: Ledger, *, status: str, now: datetime, seconds: float
+) -> None:
+    """Close the run's row: its status, its last counts, its duration."""
     async with engine.begin() as connection:
         await connection.execute(statements.RECORD_RUN, {"id": scope.run_id, **ledger.standing()})
         await connection.execute(
@@ -58,7 +60,7 @@ async def finish(engine: AsyncEngine, scope: Scope, ledger: Ledger, status: str,
             {
                 "id": scope.run_id,
                 "status": status,
-                "finished_at": clock.now(),
-                "seconds": round(clock.seconds, 3),
+                "finished_at": now,
+                "seconds": seconds,
             },
         )

@@ -14,10 +14,16 @@ CONNECTIONS = text("""
     WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
 """)
 
+# Each type with its open version.
 TYPES = text("""
-    SELECT connection_id, type, status, created_at, inviter_email, inviter_name, canceled_at, canceled_by,
-           participant_kind, participant_id, removed_at
-    FROM connection_type
+    SELECT connection_id, type, now.status, now.created_at, now.inviter_email, now.inviter_name,
+           now.canceled_at, now.canceled_by, now.participant_kind, now.participant_id, now.removed_at,
+           open.status, open.created_at, open.inviter_email, open.inviter_name, open.canceled_at,
+           open.canceled_by, open.participant_kind, open.participant_id, open.participant_name,
+           open.removed_at, open.valid_from
+    FROM connection_type AS now
+    LEFT JOIN (SELECT * FROM connection_type_history WHERE valid_to IS NULL) AS open
+         USING (account_id, catalog, connection_id, type)
     WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
 """)
 
@@ -104,6 +110,33 @@ PUT_TYPES = _upsert(
     },
     key=("connection_id", "type"),
 )
+
+END_VERSIONS = text("""
+    UPDATE connection_type_history AS history
+    SET valid_to = given.valid_to
+    FROM unnest(CAST(:connection_id AS text[]), CAST(:type AS text[]), CAST(:valid_to AS timestamptz[]))
+         AS given (connection_id, type, valid_to)
+    WHERE history.account_id = :account_id AND history.catalog = :catalog
+      AND history.connection_id = given.connection_id AND history.type = given.type
+      AND history.valid_to IS NULL
+""")
+
+ADD_VERSIONS = text("""
+    INSERT INTO connection_type_history (
+        account_id, catalog, connection_id, type, status, created_at, inviter_email, inviter_name,
+        canceled_at, canceled_by, participant_kind, participant_id, participant_name, removed_at,
+        valid_from, valid_to
+    )
+    SELECT :account_id, :catalog, given.*
+    FROM unnest(
+        CAST(:connection_id AS text[]), CAST(:type AS text[]), CAST(:status AS text[]),
+        CAST(:created_at AS timestamptz[]), CAST(:inviter_email AS text[]), CAST(:inviter_name AS text[]),
+        CAST(:canceled_at AS timestamptz[]), CAST(:canceled_by AS text[]),
+        CAST(:participant_kind AS text[]), CAST(:participant_id AS text[]),
+        CAST(:participant_name AS text[]), CAST(:removed_at AS timestamptz[]),
+        CAST(:valid_from AS timestamptz[]), CAST(:valid_to AS timestamptz[])
+    ) AS given
+""")
 
 PUT_FAILURES = text("""
     INSERT INTO sync_failure (account_id, catalog, identifier, code, message, attempts,

@@ -6,7 +6,17 @@ with the account and the catalog because the API's answers are relative to the a
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Column, DateTime, Double, ForeignKeyConstraint, Integer, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    Text,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 
@@ -89,6 +99,45 @@ class ConnectionType(SQLModel, table=True):
     canceled_by: str | None = Field(default=None, sa_column=_text(null=True))
     participant_kind: str = Field(sa_column=_text())
     participant_id: str = Field(sa_column=_text())
+    removed_at: datetime | None = Field(default=None, sa_column=_time(null=True))
+
+
+class ConnectionTypeHistory(SQLModel, table=True):
+    """One version of a connection type: as it was from `valid_from` until before `valid_to`.
+
+    valid_from: AWS's time where that is later than the version before, else the time it was seen.
+    valid_to: null for the open version, of which each type has exactly one.
+    removed_at: the version says that the type, or its connection, was not there any more.
+    """
+
+    __tablename__ = "connection_type_history"
+    __table_args__ = (
+        Index(
+            "connection_type_history_open",
+            "account_id",
+            "catalog",
+            "connection_id",
+            "type",
+            unique=True,
+            postgresql_where=text("valid_to IS NULL"),
+        ),
+    )
+
+    account_id: str = Field(sa_column=_text(key=True))
+    catalog: str = Field(sa_column=_text(key=True))
+    connection_id: str = Field(sa_column=_text(key=True))
+    type: str = Field(sa_column=_text(key=True))
+    valid_from: datetime = Field(sa_column=Column(DateTime(timezone=True), primary_key=True))
+    valid_to: datetime | None = Field(default=None, sa_column=_time(null=True))
+    status: str = Field(sa_column=_text())
+    created_at: datetime = Field(sa_column=_time())
+    inviter_email: str | None = Field(default=None, sa_column=_text(null=True))
+    inviter_name: str | None = Field(default=None, sa_column=_text(null=True))
+    canceled_at: datetime | None = Field(default=None, sa_column=_time(null=True))
+    canceled_by: str | None = Field(default=None, sa_column=_text(null=True))
+    participant_kind: str = Field(sa_column=_text())
+    participant_id: str = Field(sa_column=_text())
+    participant_name: str | None = Field(default=None, sa_column=_text(null=True))
     removed_at: datetime | None = Field(default=None, sa_column=_time(null=True))
 
 

@@ -21,7 +21,15 @@ from syncer.ledger import Ledger, Settlement
 from syncer.outcomes import Outcome
 from syncer.store import statements
 from syncer.store.arrays import columns, literal
-from syncer.store.changes import Changes, ConnectionRow, ParticipantRow, Stored, TypeRow, decide
+from syncer.store.changes import (
+    Changes,
+    ConnectionRow,
+    ParticipantRow,
+    Stored,
+    TypeRow,
+    VersionRow,
+    decide,
+)
 from syncer.store.engine import is_passing, is_refusal, sqlstate
 
 # A failover takes up to a minute; after two, somebody should hear of it. What is not committed by then is
@@ -147,8 +155,12 @@ class _Batch:
         for row in await self._execute(statements.CONNECTIONS, ids=literal(ids)):
             stored.connections[row.id] = ConnectionRow._make(row)
         if stored.connections:
-            for row in await self._execute(statements.TYPES, ids=literal(stored.connections)):
-                stored.types.setdefault(row.connection_id, {})[row.type] = TypeRow._make(row)
+            for found in await self._execute(statements.TYPES, ids=literal(stored.connections)):
+                values: list[Any] = [*found]
+                key, now, opened = values[:2], values[2:11], values[11:]
+                stored.types.setdefault(key[0], {})[key[1]] = TypeRow(*key, *now)
+                if found.valid_from is not None:
+                    stored.versions[key[0], key[1]] = VersionRow(*key, *opened)
         participants = {
             (each.participant_kind, each.participant_id)
             for answer in fetched
@@ -174,6 +186,14 @@ class _Batch:
         if changes.participants:
             arrays = columns(ParticipantRow._fields, changes.participants.values())
             rows_written += (await self._execute(statements.PUT_PARTICIPANTS, **arrays)).rowcount
+        if changes.ended:
+            rows = [(*key, ended) for key, ended in changes.ended.items()]
+            await self._execute(
+                statements.END_VERSIONS, **columns(("connection_id", "type", "valid_to"), rows)
+            )
+        if changes.versions:
+            versions = [version for each in changes.versions.values() for version in each]
+            await self._execute(statements.ADD_VERSIONS, **columns(VersionRow._fields, versions))
         if changes.types:
             arrays = columns(TypeRow._fields, changes.types.values())
             rows_written += (await self._execute(statements.PUT_TYPES, **arrays)).rowcount

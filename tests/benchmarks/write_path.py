@@ -197,7 +197,9 @@ async def compare(url: str, connections: int, rounds: int) -> None:
             if name != "syncer, again":
                 async with engine.begin() as transaction:
                     await transaction.execute(
-                        text("TRUNCATE connection, connection_type, participant, sync_run, sync_failure")
+                        text(
+                            "TRUNCATE connection, connection_type, participant, connection_type_history, sync_run, sync_failure"
+                        )
                     )
             seconds = await contender(engine, load)
             rates[name].append(sum(map(len, load)) / seconds)
