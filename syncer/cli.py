@@ -6,13 +6,14 @@ What a command needs is imported when it runs: `syncer --help` should not wait f
 import sys
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from syncer import __version__
 from syncer.exits import Exit
-from syncer.settings import RunSettings
+from syncer.settings import Input, RunSettings
 
 app = typer.Typer(
     name="syncer",
@@ -74,6 +75,16 @@ MaxRuntime = Annotated[
         help="Stop in order after so many seconds, with exit code 75. Default: no limit.",
     ),
 ]
+MaxRate = Annotated[
+    float | None,
+    typer.Option(
+        envvar="SYNCER_MAX_RATE",
+        min=0.1,
+        metavar="CALLS/S",
+        show_default=False,
+        help="Never more calls per second, per operation. Default: as many as the quota allows.",
+    ),
+]
 AllowFailures = Annotated[
     bool,
     typer.Option(
@@ -108,41 +119,90 @@ def sync(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FILE...",
+            metavar="[FILE]...",
             show_default=False,
             help="Files with connection IDs or ARNs: text, CSV with a header, JSON Lines, each also .gz; "
-            "- is stdin.",
+            "- is stdin. Without any: what the API lists.",
         ),
     ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="The IDs that are recorded as failures, once more.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the interrupted run of the same files left off.")
+    ] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", envvar="SYNCER_FULL", help="Fetch all that is listed, changed or not."),
+    ] = False,
+    full_every: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SYNCER_FULL_EVERY",
+            metavar="AGE",
+            show_default=False,
+            help="Do so when the last such run is older than, say, 7d or 12h.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", envvar="SYNCER_DRY_RUN", help="Show what would change; write nothing."),
+    ] = False,
+    allow_mass_removal: Annotated[
+        bool,
+        typer.Option(
+            "--allow-mass-removal",
+            envvar="SYNCER_ALLOW_MASS_REMOVAL",
+            help="Mark as removed whatever the API no longer has, even if that is a tenth of all.",
+        ),
+    ] = False,
     database_url: DatabaseUrl = None,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
     concurrency: Concurrency = 32,
+    max_rate: MaxRate = None,
     batch_size: BatchSize = 500,
     max_attempts: MaxAttempts = 6,
     max_runtime: MaxRuntime = None,
     allow_failures: AllowFailures = False,
     json: Json = False,
 ) -> None:
-    """Fetch the connections that the files name, and write what has changed."""
-    if not files:
-        raise Refusal(Exit.USAGE, "name a file with connection IDs, or - for stdin")
+    """Fetch connections, and write what has changed.
+
+    Without files: what is listed as new or changed, or no longer listed. This is the scheduled job.
+    """
+    if files and (failed or full or full_every):
+        raise Refusal(Exit.USAGE, "--failed, --full and --full-every are for a sync without files")
+    if failed and (full or full_every):
+        raise Refusal(
+            Exit.USAGE, "--failed fetches the recorded failures, --full all that is listed: name one"
+        )
+    if resume and not files:
+        raise Refusal(Exit.USAGE, "--resume goes on with files: name them")
     settings = RunSettings(
+        input=Input.FILE if files else Input.FAILURES if failed else Input.LISTING,
+        paths=tuple(files or ()),
+        resume=resume,
+        full=full,
+        full_every=None if full_every is None else _age(full_every),
         account_id=account_id,
         catalog=catalog,
         concurrency=concurrency,
+        max_rate=max_rate,
         batch_size=batch_size,
         max_attempts=max_attempts,
         max_runtime=max_runtime,
         allow_failures=allow_failures,
+        allow_mass_removal=allow_mass_removal,
+        dry_run=dry_run,
     )
     from rich.console import Console
 
     from syncer import report
-    from syncer.run import sync_files
+    from syncer.run import sync as run
 
     with _database(database_url) as url:
-        result = _run(sync_files(settings, url, files))
+        result = _run(run(settings, url))
     if json:
         typer.echo(report.as_json(result))
     else:
@@ -271,6 +331,15 @@ def demo(
         _run(migrate(database.url))
         result = _run(demonstrate(database.url, f"{database.psql} '{database.url}'", keep=keep))
     raise typer.Exit(result.exit)
+
+
+def _age(text: str) -> timedelta:
+    """`text` such as ``7d``, ``26h``, ``30m`` or ``90s``, as a duration."""
+    units = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+    number, unit = text[:-1], text[-1:]
+    if unit not in units or not number.isdecimal():
+        raise Refusal(Exit.USAGE, f"{text} is no duration such as 7d, 26h, 30m or 90s")
+    return timedelta(**{units[unit]: int(number)})
 
 
 def _database(url: str | None, *, migrated: bool = True) -> AbstractContextManager[str]:

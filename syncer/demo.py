@@ -13,8 +13,8 @@ from sqlalchemy import text
 from syncer import report
 from syncer.partner_central.population import OWN_ACCOUNT, Population
 from syncer.partner_central.simulator import Faults, Simulator
-from syncer.run import sync_files
-from syncer.settings import RunSettings
+from syncer.run import sync
+from syncer.settings import Input, RunSettings
 from syncer.store.engine import engine_for
 
 CONNECTIONS = 1000
@@ -61,7 +61,8 @@ async def demonstrate(database_url: str, psql: str, *, keep: bool) -> report.Rep
         with tempfile.TemporaryDirectory() as folder:
             ids = Path(folder) / "ids.txt"
             await anyio.Path(ids).write_text("\n".join(population.identifiers()))
-            result = await sync_files(RunSettings(account_id=OWN_ACCOUNT), database_url, [str(ids)])
+            settings = RunSettings(input=Input.FILE, paths=(str(ids),), account_id=OWN_ACCOUNT)
+            result = await sync(settings, database_url)
     console.print()
     report.print_table(result, console)
     await _show(database_url, console)

@@ -22,7 +22,8 @@ from syncer.partner_central.errors import (
     Transient,
     Unreachable,
 )
-from syncer.partner_central.retry import Retrying, Sleep
+from syncer.partner_central.retry import Retrying
+from syncer.partner_central.turns import Turns
 
 log = structlog.get_logger()
 
@@ -30,24 +31,25 @@ log = structlog.get_logger()
 class Fetcher:
     """Fetches items, many at a time.
 
-    now: the database's time. calls: counted here.
-    sleep: waits between attempts; raises to end the waiting when the run is stopping.
+    turns, retrying: when a call may go, and what becomes of it when it fails. They may raise to end the
+    waiting when the run is stopping. now: the database's time. calls: counted here.
     """
 
     def __init__(
         self,
         api: PartnerCentral,
         *,
-        max_attempts: int,
-        sleep: Sleep,
+        turns: Turns,
+        retrying: Retrying,
         now: Callable[[], datetime],
         calls: Calls,
     ) -> None:
         self.drift: Counter[str] = Counter()
         self._api = api
+        self._turns = turns
+        self._retrying = retrying
         self._now = now
         self._calls = calls
-        self._retrying = Retrying(max_attempts, sleep, self._retried)
         self._answered_at = 0.0
 
     async def __call__(self, item: Item) -> Answer:
@@ -60,7 +62,7 @@ class Fetcher:
         attempts = 0
         asked_at = self._now()
 
-        async def call() -> Answer:
+        async def ask() -> Answer:
             nonlocal attempts, asked_at
             asked_at = self._now()
             attempts += 1
@@ -76,7 +78,7 @@ class Fetcher:
             return self._read(item, asked_at, answer)
 
         try:
-            return await self._retrying(call)
+            return await self._retrying(lambda: self._turns(ask))
         except NotFound:
             return Missing(item, asked_at)
         except Unreachable as error:
@@ -97,16 +99,29 @@ class Fetcher:
                 log.warning(Event.SCHEMA_DRIFT, what=strange, first_seen_in=item.identifier)
         return Found(item, asked_at, connection)
 
-    def _retried(self, error: PartnerCentralError) -> None:
-        if isinstance(error, Throttled):
-            self._calls.throttled += 1
-        else:
-            self._calls.retried += 1
-
     @staticmethod
     def _failed(item: Item, code: str, message: str, attempts: int) -> Failure:
         log.warning(Event.ITEM_FAILED, id=item.identifier, code=code, attempts=attempts)
         return Failure(item, Outcome.FAILED, code, message, attempts)
+
+
+class Pages:
+    """Asks for pages of the listing, paced and retried like any call."""
+
+    def __init__(self, api: PartnerCentral, *, turns: Turns, retrying: Retrying, calls: Calls) -> None:
+        self._api = api
+        self._turns = turns
+        self._retrying = retrying
+        self._calls = calls
+
+    async def __call__(self, token: str | None) -> Mapping[str, object]:
+        """The page that `token` stands for, None for the first. Raises `PartnerCentralError`."""
+
+        async def ask() -> Mapping[str, object]:
+            self._calls.made += 1
+            return await self._api.list_connections(token)
+
+        return await self._retrying(lambda: self._turns(ask))
 
 
 def invalid(item: Item) -> Failure:

@@ -29,12 +29,14 @@ class Item:
     identifier: a connection ID; where `problem` is set, the text that was read instead, bounded.
     problem: why the text is no connection ID, in words for the person who wrote the input.
     where: the place in the input, such as ``ids.csv:17``; empty where there is no such thing.
+    skip: it need not be fetched: the listing or a checkpoint says so.
     """
 
     position: int
     identifier: str
     problem: str | None = None
     where: str = ""
+    skip: bool = False
 
 
 def connection_id(text: str, catalog: str) -> str | None:
@@ -47,7 +49,9 @@ def connection_id(text: str, catalog: str) -> str | None:
     return None
 
 
-def item(position: int, text: str, catalog: str, where: str = "", wrong: str | None = None) -> Item:
+def item(
+    position: int, text: str, catalog: str, where: str = "", *, wrong: str | None = None, skip: bool = False
+) -> Item:
     """The item for `text`: with its connection ID, or with the reason why it has none.
 
     wrong: a reason that is known already; then `text` is not looked at.
@@ -55,8 +59,8 @@ def item(position: int, text: str, catalog: str, where: str = "", wrong: str | N
     text = text.strip()
     identifier = None if wrong else connection_id(text, catalog)
     if identifier is not None:
-        return Item(position, identifier, None, where)
-    return Item(position, bounded(text), wrong or problem(text, catalog), where)
+        return Item(position, identifier, None, where, skip)
+    return Item(position, bounded(text), wrong or problem(text, catalog), where, skip)
 
 
 def problem(text: str, catalog: str) -> str:  # noqa: PLR0911  (a list of reasons, the first that fits)

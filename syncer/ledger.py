@@ -31,6 +31,7 @@ class Settlement:
     keys: tuple[str, ...]
     rows_written: int
     checkpoint: int
+    held: int = 0
 
 
 class Ledger:
@@ -44,6 +45,8 @@ class Ledger:
         self.tally = Tally()
         self.calls = Calls()
         self.rows_written = 0
+        # Failures that are removals held back, until it is known how many there are in all.
+        self.held = 0
         # Below the checkpoint everything is settled. What is settled above it waits for the gap to close.
         self.checkpoint = start
         self._above: set[int] = set()
@@ -56,13 +59,19 @@ class Ledger:
         items.append(item)
         return len(items) == 1
 
+    def skip(self, item: Item) -> None:
+        """Take an item into the books that needs no call: it is settled as it is."""
+        self.tally.read += 1
+        self.tally.add(Outcome.SKIPPED)
+        self._settled_at([item.position])
+
     @property
     def ahead(self) -> int:
         """How many items have been read from the checkpoint on: positions have no gaps."""
         return self._start + self.tally.read - self.checkpoint
 
     def settlement(
-        self, answers: Sequence[Answer], outcomes: Sequence[Outcome], rows_written: int
+        self, answers: Sequence[Answer], outcomes: Sequence[Outcome], rows_written: int, held: int = 0
     ) -> Settlement:
         """What the books would say once `answers` are committed with `outcomes`."""
         ended: Counter[Outcome] = Counter()
@@ -80,7 +89,13 @@ class Ledger:
         checkpoint = self.checkpoint
         while checkpoint in self._above or checkpoint in positions:
             checkpoint += 1
-        return Settlement(ended, tuple(done), tuple(keys), rows_written, checkpoint)
+        return Settlement(ended, tuple(done), tuple(keys), rows_written, checkpoint, held)
+
+    def confirmation(self, outcomes: Sequence[Outcome], rows_written: int) -> Settlement:
+        """What the books would say once removals that were held back have got `outcomes` instead."""
+        ended = Counter(outcomes)
+        ended[Outcome.FAILED] -= len(outcomes)
+        return Settlement(ended, (), (), rows_written, self.checkpoint, -len(outcomes))
 
     def standing(self, settlement: Settlement | None = None) -> dict[str, int]:
         """The run's row: counts and checkpoint by column name, with `settlement` as if it were committed."""
@@ -103,13 +118,16 @@ class Ledger:
         """The batch is committed: its settlement is true now."""
         self.tally.merge(settlement.ended)
         self.rows_written += settlement.rows_written
+        self.held += settlement.held
         for key in settlement.keys:
             del self._in_flight[key]
-        self._above.update(
-            item.position for item in settlement.done if item.position >= settlement.checkpoint
-        )
-        self._above.difference_update(range(self.checkpoint, settlement.checkpoint))
-        self.checkpoint = settlement.checkpoint
+        self._settled_at(item.position for item in settlement.done)
+
+    def _settled_at(self, positions: Iterable[int]) -> None:
+        self._above.update(positions)
+        while self.checkpoint in self._above:
+            self._above.remove(self.checkpoint)
+            self.checkpoint += 1
 
     def release(self) -> Iterable[Item]:
         """The run is over: whatever is not settled is released."""

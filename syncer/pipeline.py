@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 
 import anyio
+import anyio.lowlevel
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from syncer.answers import Answer
@@ -15,8 +16,10 @@ from syncer.exits import Exit
 from syncer.fetch import invalid
 from syncer.identifiers import Item
 from syncer.ledger import Ledger
-from syncer.partner_central.errors import Denied, Unreachable
+from syncer.partner_central.errors import Denied, PartnerCentralError, Unreachable
+from syncer.partner_central.turns import Exhausted
 from syncer.sources.files import InputError
+from syncer.sources.listing import ListingBroken
 from syncer.stopping import Ending, Stop, Stopped
 from syncer.store.engine import DatabaseError
 
@@ -26,6 +29,9 @@ LINGER = 1.0
 # that a scheduler grants is for a driver that has to give up on a dead connection.
 FETCH_GRACE = 12.0
 WRITE_GRACE = 7.0
+
+# Items read between two turns of the event loop, at most.
+TURN = 100
 
 Fetch = Callable[[Item], Awaitable[Answer]]
 Write = Callable[[Sequence[Answer]], Awaitable[None]]
@@ -62,6 +68,14 @@ class Pipeline:
         self._window = concurrency + 2 * batch_size
         self._committed = anyio.Event()
         self._fetched = anyio.Event()
+        self._waiting: MemoryObjectReceiveStream[Arrival] | None = None
+
+    @property
+    def writer_is_behind(self) -> bool:
+        """Whether answers wait for the database, so that those who fetch soon will too."""
+        return (
+            self._waiting is not None and self._waiting.statistics().current_buffer_used >= self._batch_size
+        )
 
     async def run(self) -> None:
         """Until the source is exhausted and everything is settled, or until the run was stopped.
@@ -71,6 +85,7 @@ class Pipeline:
         """
         to_fetch, fetching = anyio.create_memory_object_stream[Item]()
         to_write, writing = anyio.create_memory_object_stream[Arrival](self._batch_size)
+        self._waiting = writing
         cut_reading, cut_fetching = anyio.CancelScope(), anyio.CancelScope()
         async with anyio.create_task_group() as everything:
             everything.start_soon(self._cut_short, cut_reading, cut_fetching, everything.cancel_scope)
@@ -103,10 +118,19 @@ class Pipeline:
             with scope:
                 try:
                     async for item in self._source:
+                        if item.position % TURN == 0:
+                            # A source that has it all at hand must not keep the signals waiting.
+                            await anyio.lowlevel.checkpoint()
                         await self._room()
                         await self._take(item, to_fetch, to_write)
                 except InputError as error:
-                    self._stop.ask(Ending("aborted", Exit.USAGE, str(error)))
+                    self._stop.note(Ending("aborted", Exit.USAGE, str(error)))
+                except ListingBroken as error:
+                    self._stop.note(Ending("partial", Exit.LATER, f"{error}: nothing counts as removed"))
+                except Stopped:
+                    pass
+                except (Denied, Exhausted) as error:
+                    self._stop.ask(_hopeless(error))
 
     async def _room(self) -> None:
         while self._ledger.ahead >= self._window:
@@ -119,6 +143,9 @@ class Pipeline:
         to_fetch: MemoryObjectSendStream[Item],
         to_write: MemoryObjectSendStream[Arrival],
     ) -> None:
+        if item.skip:
+            self._ledger.skip(item)
+            return
         if not self._ledger.read(item):
             return  # the call that is out for the same ID serves this item too
         if item.problem is not None:
@@ -146,11 +173,8 @@ class Pipeline:
                 answer = await self._fetch(item)
             except Stopped:
                 continue  # released: nothing is known of it yet
-            except Denied as error:
-                self._stop.ask(Ending("aborted", Exit.DENIED, f"Partner Central does not let us in: {error}"))
-                continue
-            except Unreachable as error:
-                self._stop.ask(Ending("aborted", Exit.LATER, f"Partner Central does not answer: {error}"))
+            except (Denied, Exhausted, Unreachable) as error:
+                self._stop.ask(_hopeless(error))
                 continue
             await to_write.send((time.monotonic(), answer))
 
@@ -187,3 +211,14 @@ class Pipeline:
         except anyio.EndOfStream:
             pass
         return batch
+
+
+def _hopeless(error: PartnerCentralError) -> Ending:
+    """How a run ends on an error that is not about any item."""
+    match error:
+        case Denied():
+            return Ending("aborted", Exit.DENIED, f"Partner Central does not let us in: {error}")
+        case Exhausted():
+            return Ending("interrupted", Exit.LATER, error.message)
+        case _:
+            return Ending("aborted", Exit.LATER, f"Partner Central does not answer: {error}")

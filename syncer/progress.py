@@ -21,29 +21,33 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def shown(ledger: Ledger, expected: Callable[[], int | None]) -> AsyncIterator[None]:
+async def shown(
+    ledger: Ledger, expected: Callable[[], int | None], why: Callable[[], str]
+) -> AsyncIterator[None]:
     """Show the progress of `ledger` while the body runs.
 
     expected: how many items there will be in all, as far as that is known by now.
+    why: what holds the run back just now.
     """
     show = _bar if sys.stderr.isatty() else _lines
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(show, ledger, expected)
+        tasks.start_soon(show, ledger, expected, why)
         yield
         tasks.cancel_scope.cancel()
 
 
-async def _bar(ledger: Ledger, expected: Callable[[], int | None]) -> None:
+async def _bar(ledger: Ledger, expected: Callable[[], int | None], why: Callable[[], str]) -> None:
     columns = (
         TextColumn("{task.fields[rate]:>7}/s"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[why]}"),
         TextColumn("{task.fields[trouble]}"),
         TimeRemainingColumn(),
     )
     rate = _Rate()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None, rate="0", trouble="")
+        task = progress.add_task("", total=None, rate="0", why="", trouble="")
         while True:
             tally = ledger.tally
             progress.update(
@@ -51,12 +55,13 @@ async def _bar(ledger: Ledger, expected: Callable[[], int | None]) -> None:
                 total=expected(),
                 completed=tally.settled,
                 rate=f"{rate.of(tally.settled):,.0f}",
+                why=why(),
                 trouble=f"{ledger.calls.throttled:,} throttled, {tally[Outcome.FAILED]:,} failed",
             )
             await anyio.sleep(REDRAW)
 
 
-async def _lines(ledger: Ledger, expected: Callable[[], int | None]) -> None:
+async def _lines(ledger: Ledger, expected: Callable[[], int | None], why: Callable[[], str]) -> None:
     rate = _Rate()
     while True:
         await anyio.sleep(LOG_EVERY)
@@ -66,6 +71,7 @@ async def _lines(ledger: Ledger, expected: Callable[[], int | None]) -> None:
             settled=tally.settled,
             expected=expected(),
             rate=round(rate.of(tally.settled), 1),
+            why=why(),
             throttled=ledger.calls.throttled,
             failed=tally[Outcome.FAILED],
         )

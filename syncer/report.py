@@ -1,6 +1,7 @@
 """What a run tells at its end: one object, as a table for people or as JSON for programs."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.table import Table
 
 from syncer.exits import Exit
 from syncer.outcomes import Outcome
+from syncer.store.preview import Difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,7 @@ class Report:
 
     counts: `read`, the nine outcomes, `api_calls`, `throttled`, `retried`, `rows_written`.
     seconds: how long it took. message: why it ended early, for a person; empty when it did not.
+    differences: of a dry run, the first of what would be written; None if it was none.
     """
 
     run_id: str
@@ -27,6 +30,7 @@ class Report:
     seconds: float
     exit: Exit
     message: str = ""
+    differences: tuple[Difference, ...] | None = None
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -62,6 +66,8 @@ def print_table(report: Report, console: Console) -> None:
     table.add_row("read", f"{counts['read']:,}")
     console.print(table)
     rate = counts["api_calls"] / report.seconds if report.seconds else 0.0
+    if report.differences is not None:
+        _print_differences(report.differences, console)
     console.print(
         f"{counts['api_calls']:,} calls ({counts['throttled']:,} throttled, {counts['retried']:,} retried), "
         f"{counts['rows_written']:,} rows written, {report.seconds:.1f} s, {rate:,.0f} calls/s. "
@@ -69,3 +75,15 @@ def print_table(report: Report, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _print_differences(differences: Sequence[Difference], console: Console) -> None:
+    console.print("Nothing was written: this was a dry run.", highlight=False)
+    if not differences:
+        return
+    table = Table(title="The first of what would be written")
+    for name in ("row", "field", "is", "would be"):
+        table.add_column(name)
+    for each in differences:
+        table.add_row(each.row, each.field, each.before or "", each.after)
+    console.print(table)

@@ -25,7 +25,7 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Asked for at most once: the first reason counts."""
+    """Asked for once or more often: the first reason counts."""
 
     def __init__(self) -> None:
         self._asked = anyio.Event()
@@ -34,13 +34,18 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        return self.ending is not None
+        return self._asked.is_set()
 
     def ask(self, ending: Ending) -> None:
-        if self.ending is None:
-            self.ending = ending
+        self.note(ending)
+        if not self.asked:
             self._asked_at = time.monotonic()
             self._asked.set()
+
+    def note(self, ending: Ending) -> None:
+        """How the run will end, without ending it: what is under way is finished as usual."""
+        if self.ending is None:
+            self.ending = ending
 
     async def wait(self) -> None:
         await self._asked.wait()

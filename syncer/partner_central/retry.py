@@ -7,16 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_never
-from tenacity.wait import wait_random_exponential
+from tenacity.wait import wait_none, wait_random_exponential
 
 from syncer.partner_central.errors import PartnerCentralError, Throttled, Transient
 
 # Full jitter from 0.25 s, doubling, at most 20 s: six attempts wait about four seconds in all on average,
 # which outlasts a hiccup. An outage is not waited out per item: it is noticed by the run as a whole.
 BACKOFF = wait_random_exponential(multiplier=0.25, max=20)
-# Jittered too, or all who were turned away together come back together.
-THROTTLED = wait_random_exponential(multiplier=0.5, max=10)
-
 T = TypeVar("T")
 Call = Callable[[], Awaitable[T]]
 Sleep = Callable[[float], Awaitable[None]]
@@ -49,7 +46,8 @@ class Retrying:
         self._throttled = AsyncRetrying(
             retry=retry_if_exception_type(Throttled),
             stop=stop_never,
-            wait=THROTTLED,
+            # It waits for its next turn instead, and that is for the pacer to say.
+            wait=wait_none(),
             sleep=sleep,
             before_sleep=before_sleep,
             reraise=True,

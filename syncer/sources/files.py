@@ -4,12 +4,13 @@ Every input is opened and looked at before the first item, so that a mistake in 
 not found out after an hour.
 """
 
+import hashlib
 import io
 import os
 import stat
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.to_thread
@@ -22,6 +23,8 @@ __all__ = ["Files", "InputError", "open_files"]
 CHUNK = 64 * 1024
 # As much is looked at to tell the format, and to tell text from other things.
 BEGINNING = 8 * 1024
+# Read to be digested only.
+MANY_CHUNKS = 1024 * 1024
 STDIN = "-"
 
 
@@ -57,9 +60,13 @@ class _Input:
 
 
 class Files:
-    """The items of several inputs, one after the other; iterated once."""
+    """The items of several inputs, one after the other; iterated once.
+
+    skip_below: items before this position need not be fetched: an earlier run has settled them.
+    """
 
     def __init__(self, inputs: Sequence[_Input], catalog: str) -> None:
+        self.skip_below = 0
         self._inputs = inputs
         self._catalog = catalog
         self._items = 0
@@ -87,7 +94,7 @@ class Files:
                 async for items in self._of(each):
                     self._items += len(items)
                     for item in items:
-                        yield item
+                        yield item if item.position >= self.skip_below else replace(item, skip=True)
             self._done = True
         finally:
             for each in self._inputs:
@@ -119,6 +126,22 @@ class Files:
             raise InputError(f"{_shown(source.name)} {error}") from None
         except OSError as error:
             raise InputError(f"{_shown(source.name)} cannot be read: {error.strerror}") from None
+
+
+async def digest(paths: Sequence[str]) -> str | None:
+    """A digest of what is in the files at `paths`; None where something can be read only once.
+
+    Raises `InputError`.
+    """
+    total = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        if path == STDIN or not stat.S_ISREG((await anyio.Path(path).stat()).st_mode):
+            return None
+        async with await anyio.open_file(path, "rb") as file:
+            while chunk := await file.read(MANY_CHUNKS):
+                total.update(chunk)
+        total.update(b"\0")
+    return total.hexdigest()
 
 
 async def open_files(paths: Sequence[str], catalog: str) -> Files:

@@ -280,4 +280,4 @@ class Parser:
 
     def _item(self, candidate: Candidate, position: int) -> Item:
         where = f"{self._name}:{candidate.line}"
-        return item(position, candidate.text, self._catalog, where, candidate.problem)
+        return item(position, candidate.text, self._catalog, where, wrong=candidate.problem)

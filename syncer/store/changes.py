@@ -94,7 +94,8 @@ class Changes:
     """The rows to insert or update, each key once, and the outcome of each answer, in the answers' order.
 
     versions: new ones, per type in the order of their time; the last of each is open. ended: when the
-    versions end that were open in the database, per type.
+    versions end that were open in the database, per type. held: connections that the API no longer has,
+    whose removal is held back, and when it was asked.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -102,11 +103,14 @@ class Changes:
     types: dict[tuple[str, str], TypeRow] = field(default_factory=dict)
     versions: dict[tuple[str, str], list[VersionRow]] = field(default_factory=dict)
     ended: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    held: dict[str, datetime] = field(default_factory=dict)
     participants: dict[tuple[str, str], ParticipantRow] = field(default_factory=dict)
 
 
-def decide(answers: Iterable[Fetched], stored: Stored) -> Changes:
+def decide(answers: Iterable[Fetched], stored: Stored, *, hold: bool = False) -> Changes:
     """The changes that `answers`, one after the other, make to `stored`.
+
+    hold: hold removals back. Their outcome is `failed` then, until all of them are known and decided about.
 
     `stored` becomes the state after the changes: an ID that is answered twice in a batch is judged
     against its first answer.
@@ -114,19 +118,22 @@ def decide(answers: Iterable[Fetched], stored: Stored) -> Changes:
     changes = Changes()
     for answer in answers:
         if isinstance(answer, Missing):
-            outcome = _missing(answer, stored, changes)
+            outcome = _missing(answer, stored, changes, hold=hold)
         else:
             outcome = _found(answer, stored, changes)
         changes.outcomes.append(outcome)
     return changes
 
 
-def _missing(answer: Missing, stored: Stored, changes: Changes) -> Outcome:
+def _missing(answer: Missing, stored: Stored, changes: Changes, *, hold: bool) -> Outcome:
     known = stored.connections.get(answer.item.identifier)
     if known is None or known.removed_at is not None:
         return Outcome.MISSING
     if answer.asked_at < known.synced_at:
         return Outcome.STALE
+    if hold:
+        changes.held[known.id] = answer.asked_at
+        return Outcome.FAILED
     _put(known._replace(removed_at=answer.asked_at, synced_at=answer.asked_at), stored, changes)
     for row in stored.types.get(known.id, {}).values():
         version = stored.versions.get((known.id, row.type))

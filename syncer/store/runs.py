@@ -1,6 +1,7 @@
 """The run's own row in `sync_run`: there from its start, closed at its end."""
 
 import secrets
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from sqlalchemy import text
@@ -35,18 +36,56 @@ def new_id(now: datetime) -> str:
     return f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
-async def start(engine: AsyncEngine, scope: Scope, source: str, now: datetime) -> None:
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a run's row says from its start. See `tables.SyncRun`."""
+
+    source: str
+    started_at: datetime
+    input: str | None = None
+    input_digest: str | None = None
+    full: bool = False
+
+
+async def start(engine: AsyncEngine, scope: Scope, beginning: Beginning) -> None:
+    """Add the run's row. Whoever holds the lock knows that no other run is on: older rows that say so lie."""
     async with engine.begin() as connection:
+        await connection.execute(statements.CLOSE_DEAD_RUNS, scope.keys)
         await connection.execute(
-            statements.START_RUN,
-            {
-                "id": scope.run_id,
-                "source": source,
-                "account_id": scope.account_id,
-                "catalog": scope.catalog,
-                "started_at": now,
-            },
+            statements.START_RUN, {"id": scope.run_id, **scope.keys, **asdict(beginning)}
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """An earlier run over files."""
+
+    id: str
+    status: str
+    input: str | None
+    input_digest: str | None
+    checkpoint: int
+
+    @property
+    def unfinished(self) -> bool:
+        return self.status in ("running", "interrupted", "aborted")
+
+
+async def latest_over(engine: AsyncEngine, scope: Scope, names: str, digest: str) -> Earlier | None:
+    """The latest run over the same files, or else over files of the same names; None if there was none."""
+    async with engine.connect() as connection:
+        found = await connection.execute(
+            statements.LATEST_OVER, {**scope.keys, "input": names, "digest": digest}
+        )
+        row = found.first()
+    return None if row is None else Earlier(*row)
+
+
+async def last_full(engine: AsyncEngine, scope: Scope) -> datetime | None:
+    """When the last run ended that fetched everything and succeeded."""
+    async with engine.connect() as connection:
+        finished_at: datetime | None = await connection.scalar(statements.LAST_FULL, scope.keys)
+    return finished_at
 
 
 async def finish(

@@ -141,9 +141,10 @@ ADD_VERSIONS = text("""
 PUT_FAILURES = text("""
     INSERT INTO sync_failure (account_id, catalog, identifier, code, message, attempts,
                               first_failed_at, last_failed_at, run_id)
-    SELECT :account_id, :catalog, identifier, code, message, attempts, :failed_at, :failed_at, :run_id
+    SELECT :account_id, :catalog, identifier, code, message, attempts, failed_at, failed_at, :run_id
     FROM unnest(CAST(:identifier AS text[]), CAST(:code AS text[]), CAST(:message AS text[]),
-                CAST(:attempts AS integer[])) AS given (identifier, code, message, attempts)
+                CAST(:attempts AS integer[]), CAST(:failed_at AS timestamptz[]))
+         AS given (identifier, code, message, attempts, failed_at)
     ORDER BY identifier
     ON CONFLICT (account_id, catalog, identifier) DO UPDATE
     SET code = excluded.code, message = excluded.message,
@@ -164,8 +165,31 @@ CLEAR_FAILURES = text("""
 """)
 
 START_RUN = text("""
-    INSERT INTO sync_run (id, source, account_id, catalog, status, started_at)
-    VALUES (:id, :source, :account_id, :catalog, 'running', :started_at)
+    INSERT INTO sync_run (id, source, account_id, catalog, status, started_at, input, input_digest, "full")
+    VALUES (:id, :source, :account_id, :catalog, 'running', :started_at, :input, :input_digest, :full)
+""")
+
+CLOSE_DEAD_RUNS = text("""
+    UPDATE sync_run SET status = 'interrupted'
+    WHERE account_id = :account_id AND catalog = :catalog AND status = 'running' AND source <> 'queue'
+""")
+
+LATEST_OVER = text("""
+    SELECT id, status, input, input_digest, checkpoint
+    FROM sync_run
+    WHERE account_id = :account_id AND catalog = :catalog AND source = 'file'
+      AND (input_digest = :digest OR input = :input)
+    ORDER BY (input_digest IS NOT DISTINCT FROM :digest) DESC, started_at DESC
+    LIMIT 1
+""")
+
+LAST_FULL = text("""
+    SELECT finished_at
+    FROM sync_run
+    WHERE account_id = :account_id AND catalog = :catalog AND source = 'listing'
+      AND "full" AND status = 'succeeded'
+    ORDER BY started_at DESC
+    LIMIT 1
 """)
 
 # What a run has done so far, in one place with what it did.
@@ -180,4 +204,67 @@ RECORD_RUN = text("""
 
 FINISH_RUN = text("""
     UPDATE sync_run SET status = :status, finished_at = :finished_at, seconds = :seconds WHERE id = :id
+""")
+
+UPDATED_AT = text("""
+    SELECT id, updated_at
+    FROM connection
+    WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
+      AND removed_at IS NULL
+""")
+
+# Page by page along the primary key: the next page begins after the last ID of this one.
+LIVE_AFTER = text("""
+    SELECT id
+    FROM connection
+    WHERE account_id = :account_id AND catalog = :catalog AND id > :after AND removed_at IS NULL
+      AND EXISTS (
+          SELECT FROM connection_type AS type
+          WHERE type.account_id = connection.account_id AND type.catalog = connection.catalog
+            AND type.connection_id = connection.id AND type.status = 'ACTIVE' AND type.removed_at IS NULL
+      )
+    ORDER BY id
+    LIMIT :page
+""")
+
+FAILED_AFTER = text("""
+    SELECT identifier
+    FROM sync_failure
+    WHERE account_id = :account_id AND catalog = :catalog AND identifier > :after
+    ORDER BY identifier
+    LIMIT :page
+""")
+
+LIVE_COUNT = text("""
+    SELECT count(*)
+    FROM connection
+    WHERE account_id = :account_id AND catalog = :catalog AND removed_at IS NULL
+""")
+
+HELD = text("""
+    SELECT identifier, last_failed_at
+    FROM sync_failure
+    WHERE account_id = :account_id AND catalog = :catalog AND run_id = :run_id AND code = :code
+    ORDER BY identifier
+    LIMIT :page
+""")
+
+# The clock is read in any case: with the rows, or alone where there are none yet.
+RATES = text("""
+    SELECT extract(epoch FROM clock_timestamp())::double precision AS now, operation, state, version
+    FROM (SELECT) AS once
+    LEFT JOIN request_rate ON account_id = :account_id AND catalog = :catalog
+""")
+
+PUT_RATES = text("""
+    INSERT INTO request_rate AS known (account_id, catalog, operation, rate, state, version, learned_at)
+    SELECT :account_id, :catalog, operation, rate, CAST(state AS jsonb), version + 1, clock_timestamp()
+    FROM unnest(CAST(:operations AS text[]), CAST(:rates AS double precision[]), CAST(:states AS text[]),
+                CAST(:versions AS bigint[])) AS given (operation, rate, state, version)
+    ORDER BY operation
+    ON CONFLICT (account_id, catalog, operation) DO UPDATE
+    SET rate = excluded.rate, state = excluded.state, version = excluded.version,
+        learned_at = excluded.learned_at
+    WHERE known.version = excluded.version - 1
+    RETURNING operation
 """)

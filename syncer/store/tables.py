@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Double,
@@ -15,8 +16,10 @@ from sqlalchemy import (
     Index,
     Integer,
     Text,
+    false,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 
@@ -145,9 +148,12 @@ class SyncRun(SQLModel, table=True):
     """One run, there from its start; what it did so far is committed with the rows it wrote.
 
     checkpoint: so many items from the beginning of the input are settled, all of them.
+    input, input_digest: the files' names and a digest of what was in them, if the source was files.
+    full: everything was fetched, whether it had changed or not.
     """
 
     __tablename__ = "sync_run"
+    __table_args__ = (Index("sync_run_latest", "account_id", "catalog", "source", text("started_at DESC")),)
 
     id: str = Field(sa_column=_text(key=True))
     source: str = Field(sa_column=_text())
@@ -172,6 +178,26 @@ class SyncRun(SQLModel, table=True):
     rows_written: int = Field(default=0, sa_column=_count())
     seconds: float | None = Field(default=None, sa_column=Column(Double, nullable=True))
     checkpoint: int = Field(default=0, sa_column=_count())
+    input: str | None = Field(default=None, sa_column=_text(null=True))
+    input_digest: str | None = Field(default=None, sa_column=_text(null=True))
+    full: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
+
+
+class RequestRate(SQLModel, table=True):
+    """What is known of the quota of one operation, and which workers share it.
+
+    rate: calls/s; null while nobody was throttled yet. state: the pacer's own notes.
+    """
+
+    __tablename__ = "request_rate"
+
+    account_id: str = Field(sa_column=_text(key=True))
+    catalog: str = Field(sa_column=_text(key=True))
+    operation: str = Field(sa_column=_text(key=True))
+    rate: float | None = Field(default=None, sa_column=Column(Double, nullable=True))
+    state: dict[str, object] = Field(sa_column=Column(JSONB, nullable=False))
+    version: int = Field(sa_column=Column(BigInteger, nullable=False))
+    learned_at: datetime = Field(sa_column=_time())
 
 
 class SyncFailure(SQLModel, table=True):

@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
-from syncer.answers import Answer, Failure, Fetched, Found
+from syncer.answers import Answer, Failure, Fetched, Found, Missing
+from syncer.identifiers import Item
 from syncer.ledger import Ledger, Settlement
 from syncer.outcomes import Outcome
 from syncer.store import statements
@@ -37,6 +38,10 @@ from syncer.store.engine import is_passing, is_refusal, sqlstate
 PATIENCE = 120.0
 BACKOFF = wait_random_exponential(multiplier=0.1, max=5)
 
+# A removal that is held back is recorded under this code until all of the run's are known.
+HELD_BACK = "RemovalHeldBack"
+CONFIRMED_AT_ONCE = 500
+
 Sleep = Callable[[float], Awaitable[None]]
 
 
@@ -51,6 +56,11 @@ class Scope:
     run_id: str
     account_id: str
     catalog: str
+
+    @property
+    def keys(self) -> dict[str, object]:
+        """The columns that every key begins with."""
+        return {"account_id": self.account_id, "catalog": self.catalog}
 
 
 class Writer:
@@ -106,24 +116,63 @@ class Writer:
         self._ledger.settle(settlement)
         await self._committed(settlement)
 
+    async def live(self) -> int:
+        """How many connections are stored and not removed."""
+        async with self._engine.connect() as connection:
+            count: int = await connection.scalar(statements.LIVE_COUNT, self._scope.keys) or 0
+        return count
+
+    async def confirm_removals(self) -> None:
+        """Carry out the removals that were held back: their failures become what they are."""
+        while self._ledger.held:
+            settlement: Settlement = await self._replaying(self._confirmation)
+            if not settlement.held:
+                break  # somebody else has taken their failures over
+            self._ledger.settle(settlement)
+
     async def _transaction(self, answers: Sequence[Answer]) -> Settlement:
         fetched = [answer for answer in answers if not isinstance(answer, Failure)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         async with self._engine.begin() as connection:
             batch = _Batch(connection, self._scope)
-            fetched_outcomes, rows_written = await batch.apply(fetched)
-            await batch.clear_failures(fetched)
-            await batch.record_failures(failures, self._now())
+            fetched_outcomes, rows_written, held = await batch.apply(fetched, hold=True)
+            await batch.clear_failures([answer for answer in fetched if answer.item.identifier not in held])
+            failed_at = self._now()
+            await batch.record_failures(
+                [*((failure, failed_at) for failure in failures), *_held(fetched, held)]
+            )
             outcome_of_fetched = iter(fetched_outcomes)
             outcomes = [
                 answer.outcome if isinstance(answer, Failure) else next(outcome_of_fetched)
                 for answer in answers
             ]
-            settlement = self._ledger.settlement(answers, outcomes, rows_written)
-            await connection.execute(
-                statements.RECORD_RUN, {"id": self._scope.run_id, **self._ledger.standing(settlement)}
-            )
+            settlement = self._ledger.settlement(answers, outcomes, rows_written, len(held))
+            await self._record(connection, settlement)
         return settlement
+
+    async def _confirmation(self) -> Settlement:
+        async with self._engine.begin() as connection:
+            held = await connection.execute(
+                statements.HELD,
+                {
+                    **self._scope.keys,
+                    "run_id": self._scope.run_id,
+                    "code": HELD_BACK,
+                    "page": CONFIRMED_AT_ONCE,
+                },
+            )
+            missing = [Missing(Item(0, row.identifier), row.last_failed_at) for row in held]
+            batch = _Batch(connection, self._scope)
+            outcomes, rows_written, _ = await batch.apply(missing, hold=False)
+            await batch.clear_failures(missing)
+            settlement = self._ledger.confirmation(outcomes, rows_written)
+            await self._record(connection, settlement)
+        return settlement
+
+    async def _record(self, connection: AsyncConnection, settlement: Settlement) -> None:
+        await connection.execute(
+            statements.RECORD_RUN, {"id": self._scope.run_id, **self._ledger.standing(settlement)}
+        )
 
 
 class _Batch:
@@ -133,47 +182,26 @@ class _Batch:
         self._connection = connection
         self._scope = scope
 
-    async def apply(self, fetched: Sequence[Fetched]) -> tuple[list[Outcome], int]:
-        """Write what `fetched` changes: the outcome of each, and how many rows were written."""
+    async def apply(
+        self, fetched: Sequence[Fetched], *, hold: bool
+    ) -> tuple[list[Outcome], int, dict[str, datetime]]:
+        """Write what `fetched` changes.
+
+        The outcome of each, how many rows were written, and the removals that were held back, if `hold`.
+        """
         if not fetched:
-            return [], 0
+            return [], 0, {}
         locked: set[str] = set()
         while True:
-            stored = await self._stored(fetched)
+            stored = await stored_for(self._connection, self._scope, fetched)
             known = set(stored.connections)
-            changes = decide(fetched, stored)
+            changes = decide(fetched, stored, hold=hold)
             to_lock = known.intersection(changes.connections) - locked
             if not to_lock:
-                return changes.outcomes, await self._put(changes, known)
+                return changes.outcomes, await self._put(changes, known), changes.held
             # Only now do we know what must hold still. Look again once it does.
             await self._execute(statements.LOCK_CONNECTIONS, ids=literal(to_lock))
             locked |= to_lock
-
-    async def _stored(self, fetched: Sequence[Fetched]) -> Stored:
-        ids = [answer.item.identifier for answer in fetched]
-        stored = Stored()
-        for row in await self._execute(statements.CONNECTIONS, ids=literal(ids)):
-            stored.connections[row.id] = ConnectionRow._make(row)
-        if stored.connections:
-            for found in await self._execute(statements.TYPES, ids=literal(stored.connections)):
-                values: list[Any] = [*found]
-                key, now, opened = values[:2], values[2:11], values[11:]
-                stored.types.setdefault(key[0], {})[key[1]] = TypeRow(*key, *now)
-                if found.valid_from is not None:
-                    stored.versions[key[0], key[1]] = VersionRow(*key, *opened)
-        participants = {
-            (each.participant_kind, each.participant_id)
-            for answer in fetched
-            if isinstance(answer, Found)
-            for each in answer.connection.types
-        }
-        if participants:
-            kinds, wanted = zip(*participants, strict=True)
-            for row in await self._execute(
-                statements.PARTICIPANTS, kinds=literal(kinds), ids=literal(wanted)
-            ):
-                stored.participants[row.kind, row.id] = ParticipantRow._make(row)
-        return stored
 
     async def _put(self, changes: Changes, known: set[str]) -> int:
         rows_written = 0
@@ -206,29 +234,70 @@ class _Batch:
                 statements.CLEAR_FAILURES, ids=literal(answer.item.identifier for answer in fetched)
             )
 
-    async def record_failures(self, failures: Sequence[Failure], failed_at: datetime) -> None:
+    async def record_failures(self, failures: Sequence[tuple[Failure, datetime]]) -> None:
+        """Record each failure, and when it was."""
         if not failures:
             return
         attempts: Counter[str] = Counter()
-        for failure in failures:
+        for failure, _ in failures:
             attempts[failure.item.identifier] += failure.attempts
         # A bad line can stand in an input twice, but one statement cannot write one row twice.
-        last = {failure.item.identifier: failure for failure in failures}
+        last = {failure.item.identifier: (failure, failed_at) for failure, failed_at in failures}
         await self._execute(
             statements.PUT_FAILURES,
             identifier=literal(last),
-            code=literal(failure.code for failure in last.values()),
-            message=literal(failure.message for failure in last.values()),
+            code=literal(failure.code for failure, _ in last.values()),
+            message=literal(failure.message for failure, _ in last.values()),
             attempts=literal(attempts[identifier] for identifier in last),
-            failed_at=failed_at,
+            failed_at=literal(failed_at for _, failed_at in last.values()),
             run_id=self._scope.run_id,
         )
 
     async def _execute(self, statement: TextClause, **parameters: object) -> CursorResult[Any]:
         return await self._connection.execute(
             statement,
-            {"account_id": self._scope.account_id, "catalog": self._scope.catalog, **parameters},
+            {**self._scope.keys, **parameters},
         )
+
+
+async def stored_for(connection: AsyncConnection, scope: Scope, fetched: Sequence[Fetched]) -> Stored:
+    """What the database has of the connections and participants that `fetched` is about; without locks."""
+
+    async def execute(statement: TextClause, **parameters: object) -> CursorResult[Any]:
+        return await connection.execute(statement, {**scope.keys, **parameters})
+
+    ids = [answer.item.identifier for answer in fetched]
+    stored = Stored()
+    for row in await execute(statements.CONNECTIONS, ids=literal(ids)):
+        stored.connections[row.id] = ConnectionRow._make(row)
+    if stored.connections:
+        for found in await execute(statements.TYPES, ids=literal(stored.connections)):
+            values: list[Any] = [*found]
+            key, now, opened = values[:2], values[2:11], values[11:]
+            stored.types.setdefault(key[0], {})[key[1]] = TypeRow(*key, *now)
+            if found.valid_from is not None:
+                stored.versions[key[0], key[1]] = VersionRow(*key, *opened)
+    participants = {
+        (each.participant_kind, each.participant_id)
+        for answer in fetched
+        if isinstance(answer, Found)
+        for each in answer.connection.types
+    }
+    if participants:
+        kinds, wanted = zip(*participants, strict=True)
+        for row in await execute(statements.PARTICIPANTS, kinds=literal(kinds), ids=literal(wanted)):
+            stored.participants[row.kind, row.id] = ParticipantRow._make(row)
+    return stored
+
+
+def _held(fetched: Sequence[Fetched], held: dict[str, datetime]) -> list[tuple[Failure, datetime]]:
+    """The failures that stand for removals held back; their time is when it was asked."""
+    message = "the API has no such connection, but its removal is held back"
+    return [
+        (Failure(answer.item, Outcome.FAILED, HELD_BACK, message, attempts=1), held[answer.item.identifier])
+        for answer in fetched
+        if answer.item.identifier in held
+    ]
 
 
 def _refused(answer: Answer, error: BaseException) -> Failure:

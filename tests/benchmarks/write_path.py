@@ -30,6 +30,7 @@ from syncer.store.writer import Scope, Writer
 
 ACCOUNT, CATALOG = "000000000009", "AWS"
 BATCH = 500
+TABLES = "connection, connection_type, participant, connection_type_history, sync_run, sync_failure"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 Contender = Callable[[AsyncEngine, list[list[Found]]], Awaitable[float]]
@@ -71,7 +72,7 @@ def batches(connections: int) -> list[list[Found]]:
 
 async def ours(engine: AsyncEngine, work: list[list[Found]]) -> float:
     scope, ledger = Scope(runs.new_id(START), ACCOUNT, CATALOG), Ledger()
-    await runs.start(engine, scope, "file", START)
+    await runs.start(engine, scope, runs.Beginning("file", START))
 
     async def committed(settlement: Settlement) -> None:
         pass
@@ -196,11 +197,7 @@ async def compare(url: str, connections: int, rounds: int) -> None:
         ):
             if name != "syncer, again":
                 async with engine.begin() as transaction:
-                    await transaction.execute(
-                        text(
-                            "TRUNCATE connection, connection_type, participant, connection_type_history, sync_run, sync_failure"
-                        )
-                    )
+                    await transaction.execute(text(f"TRUNCATE {TABLES}"))
             seconds = await contender(engine, load)
             rates[name].append(sum(map(len, load)) / seconds)
     await engine.dispose()
