@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import anyio
 import structlog
@@ -20,20 +19,16 @@ LOG_EVERY = 10.0
 log = structlog.get_logger()
 
 
-@asynccontextmanager
-async def shown(
-    ledger: Ledger, expected: Callable[[], int | None], why: Callable[[], str]
-) -> AsyncIterator[None]:
-    """Show the progress of `ledger` while the body runs.
+async def show(ledger: Ledger, expected: Callable[[], int | None], why: Callable[[], str]) -> None:
+    """Show the progress of `ledger` until cancelled.
 
     expected: how many items there will be in all, as far as that is known by now.
     why: what holds the run back just now.
     """
-    show = _bar if sys.stderr.isatty() else _lines
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(show, ledger, expected, why)
-        yield
-        tasks.cancel_scope.cancel()
+    if sys.stderr.isatty():
+        await _bar(ledger, expected, why)
+    else:
+        await _lines(ledger, expected, why)
 
 
 async def _bar(ledger: Ledger, expected: Callable[[], int | None], why: Callable[[], str]) -> None:

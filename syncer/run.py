@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from syncer.answers import Answer
+from syncer.background import background
 from syncer.clock import Clock
 from syncer.events import Event
 from syncer.exits import Exit
@@ -33,7 +34,7 @@ from syncer.partner_central.pacing import Pace, Pacer
 from syncer.partner_central.retry import Retrying
 from syncer.partner_central.turns import Turns
 from syncer.pipeline import WRITE_GRACE, Pipeline
-from syncer.progress import shown
+from syncer.progress import show
 from syncer.report import Report
 from syncer.resume import position_to_resume
 from syncer.settings import Input, RunSettings
@@ -221,7 +222,8 @@ class _Run:
             batch_size=settings.batch_size,
         )
         why = partial(_why, self._pacers, pipeline)
-        async with shown(ledger, source.expected, why), _time_limit(settings.max_runtime, self._stop):
+        limit = partial(_time_limit, settings.max_runtime, self._stop)
+        async with background(partial(show, ledger, source.expected, why)), background(limit):
             await pipeline.run()
         ledger.release()
         return await self._closed()
@@ -323,12 +325,8 @@ class _Run:
                     await exchange()
 
         await exchange()
-        async with anyio.create_task_group() as sharing:
-            sharing.start_soon(keep_exchanging)
-            try:
-                yield
-            finally:
-                sharing.cancel_scope.cancel()
+        async with background(keep_exchanging):
+            yield
         with suppress(DBAPIError, OSError):
             await exchange(leaving=True)
 
@@ -379,14 +377,7 @@ def signals(stop: Stop) -> Iterator[None]:
             loop.remove_signal_handler(signum)
 
 
-@asynccontextmanager
-async def _time_limit(seconds: float | None, stop: Stop) -> AsyncIterator[None]:
-    async def end() -> None:
-        if seconds is not None:
-            await anyio.sleep(seconds)
-            stop.ask(Ending("interrupted", Exit.LATER, f"the time limit of {seconds:g} s is up"))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(end)
-        yield
-        tasks.cancel_scope.cancel()
+async def _time_limit(seconds: float | None, stop: Stop) -> None:
+    if seconds is not None:
+        await anyio.sleep(seconds)
+        stop.ask(Ending("interrupted", Exit.LATER, f"the time limit of {seconds:g} s is up"))

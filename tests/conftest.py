@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -179,3 +179,10 @@ def rows(url: str, query: str) -> list[tuple[Any, ...]]:
     """The rows of a query in the database at `url`."""
     with psycopg.connect(url) as connection:
         return connection.execute(query.encode()).fetchall()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for `condition`, while everything else goes on."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110  (what is waited for happens in another process)
+            await asyncio.sleep(0.01)

@@ -13,6 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from syncer.background import background
+
 # The connection is used this often (seconds): its loss is noticed, and nothing between drops it as idle.
 BEAT = 10.0
 
@@ -35,12 +37,8 @@ async def only_run(
     if connection is None:
         yield False
         return
-    async with anyio.create_task_group() as keeping:
-        keeping.start_soon(_keep, engine, what, connection, lost)
-        try:
-            yield True
-        finally:
-            keeping.cancel_scope.cancel()
+    async with background(lambda: _keep(engine, what, connection, lost)):
+        yield True
 
 
 async def _taken(engine: AsyncEngine, what: str) -> AsyncConnection | None:
