@@ -3,10 +3,12 @@
 What a command needs is imported when it runs: `syncer --help` should not wait for the SDK.
 """
 
+import re
 import sys
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -156,6 +158,23 @@ def sync(
             help="Mark as removed whatever the API no longer has, even if that is a tenth of all.",
         ),
     ] = False,
+    assume_role: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--assume-role",
+            envvar="SYNCER_ASSUME_ROLE",
+            metavar="ARN",
+            show_default=False,
+            help="Sync the account of this role, side by side with others: may be repeated; "
+            "@FILE names a file of ARNs.",
+        ),
+    ] = None,
+    external_id: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SYNCER_EXTERNAL_ID", show_default=False, help="The external ID that those roles ask for."
+        ),
+    ] = None,
     database_url: DatabaseUrl = None,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
@@ -177,6 +196,12 @@ def sync(
         raise Refusal(
             Exit.USAGE, "--failed fetches the recorded failures, --full all that is listed: name one"
         )
+    if assume_role and account_id:
+        raise Refusal(
+            Exit.USAGE, "with --assume-role the roles' ARNs tell the accounts: leave --account-id away"
+        )
+    if assume_role and files and "-" in files:
+        raise Refusal(Exit.USAGE, "stdin can be read for one account only: put the IDs into a file")
     if resume and not files:
         raise Refusal(Exit.USAGE, "--resume goes on with files: name them")
     settings = RunSettings(
@@ -185,6 +210,8 @@ def sync(
         resume=resume,
         full=full,
         full_every=None if full_every is None else _age(full_every),
+        assume_roles=_roles(assume_role or []),
+        external_id=external_id,
         account_id=account_id,
         catalog=catalog,
         concurrency=concurrency,
@@ -202,14 +229,16 @@ def sync(
     from syncer.run import sync as run
 
     with _database(database_url) as url:
-        result = _run(run(settings, url))
+        results = _run(run(settings, url))
     if json:
-        typer.echo(report.as_json(result))
-    else:
-        report.print_table(result, Console())
-    if result.message:
-        typer.echo(f"syncer: {result.message}", err=True)
-    raise typer.Exit(result.exit)
+        typer.echo(report.as_json(results))
+    for result in results:
+        if not json:
+            report.print_table(result, Console())
+        if result.message:
+            account = f"account {result.account_id}: " if len(results) > 1 else ""
+            typer.echo(f"syncer: {account}{result.message}", err=True)
+    raise typer.Exit(report.worst(results).exit)
 
 
 @app.command()
@@ -331,6 +360,26 @@ def demo(
         _run(migrate(database.url))
         result = _run(demonstrate(database.url, f"{database.psql} '{database.url}'", keep=keep))
     raise typer.Exit(result.exit)
+
+
+def _roles(given: list[str]) -> tuple[str, ...]:
+    """The ARNs in `given`, those in files that it names with @ among them; each once."""
+    arns: list[str] = []
+    for each in given:
+        try:
+            lines = Path(each[1:]).read_text().splitlines() if each.startswith("@") else [each]
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refusal(Exit.USAGE, f"{each[1:]} cannot be read: {error}") from None
+        arns += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    for arn in arns:
+        if not re.fullmatch(r"arn:[a-z0-9-]+:iam::[0-9]{12}:role/\S+", arn):
+            raise Refusal(
+                Exit.USAGE, f"{arn} is no ARN of a role, such as arn:aws:iam::123456789012:role/syncer"
+            )
+    accounts = [arn.split(":")[4] for arn in dict.fromkeys(arns)]
+    if len(set(accounts)) < len(accounts):
+        raise Refusal(Exit.USAGE, "two of the roles are of one account: name one role per account")
+    return tuple(dict.fromkeys(arns))
 
 
 def _age(text: str) -> timedelta:

@@ -62,7 +62,7 @@ async def demonstrate(database_url: str, psql: str, *, keep: bool) -> report.Rep
             ids = Path(folder) / "ids.txt"
             await anyio.Path(ids).write_text("\n".join(population.identifiers()))
             settings = RunSettings(input=Input.FILE, paths=(str(ids),), account_id=OWN_ACCOUNT)
-            result = await sync(settings, database_url)
+            [result] = await sync(settings, database_url)
     console.print()
     report.print_table(result, console)
     await _show(database_url, console)

@@ -2,7 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import anyio
 import structlog
@@ -19,19 +21,27 @@ LOG_EVERY = 10.0
 log = structlog.get_logger()
 
 
-async def show(ledger: Ledger, expected: Callable[[], int | None], why: Callable[[], str]) -> None:
-    """Show the progress of `ledger` until cancelled.
+class View(Protocol):
+    """What is shown of a run. expected: how many items there will be in all, as far as that is known by now.
 
-    expected: how many items there will be in all, as far as that is known by now.
     why: what holds the run back just now.
     """
+
+    @property
+    def ledger(self) -> Ledger: ...
+    def expected(self) -> int | None: ...
+    def why(self) -> str: ...
+
+
+async def show(views: Sequence[View]) -> None:
+    """Show the progress of `views`, to which runs may be added, until cancelled."""
     if sys.stderr.isatty():
-        await _bar(ledger, expected, why)
+        await _bar(views)
     else:
-        await _lines(ledger, expected, why)
+        await _lines(views)
 
 
-async def _bar(ledger: Ledger, expected: Callable[[], int | None], why: Callable[[], str]) -> None:
+async def _bar(views: Sequence[View]) -> None:
     columns = (
         TextColumn("{task.fields[rate]:>7}/s"),
         BarColumn(),
@@ -44,32 +54,46 @@ async def _bar(ledger: Ledger, expected: Callable[[], int | None], why: Callable
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None, rate="0", why="", trouble="")
         while True:
-            tally = ledger.tally
+            seen = _seen(views)
             progress.update(
                 task,
-                total=expected(),
-                completed=tally.settled,
-                rate=f"{rate.of(tally.settled):,.0f}",
-                why=why(),
-                trouble=f"{ledger.calls.throttled:,} throttled, {tally[Outcome.FAILED]:,} failed",
+                total=seen.expected,
+                completed=seen.settled,
+                rate=f"{rate.of(seen.settled):,.0f}",
+                why=seen.why,
+                trouble=f"{seen.throttled:,} throttled, {seen.failed:,} failed",
             )
             await anyio.sleep(REDRAW)
 
 
-async def _lines(ledger: Ledger, expected: Callable[[], int | None], why: Callable[[], str]) -> None:
+async def _lines(views: Sequence[View]) -> None:
     rate = _Rate()
     while True:
         await anyio.sleep(LOG_EVERY)
-        tally = ledger.tally
-        log.info(
-            Event.PROGRESS,
-            settled=tally.settled,
-            expected=expected(),
-            rate=round(rate.of(tally.settled), 1),
-            why=why(),
-            throttled=ledger.calls.throttled,
-            failed=tally[Outcome.FAILED],
-        )
+        seen = _seen(views)
+        log.info(Event.PROGRESS, rate=round(rate.of(seen.settled), 1), **asdict(seen))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """All views at one moment, as one."""
+
+    settled: int
+    expected: int | None
+    why: str
+    throttled: int
+    failed: int
+
+
+def _seen(views: Sequence[View]) -> _Seen:
+    expected = [view.expected() for view in views]
+    return _Seen(
+        settled=sum(view.ledger.tally.settled for view in views),
+        expected=None if None in expected else sum(count or 0 for count in expected),
+        why=views[0].why() if len(views) == 1 else f"{len(views)} accounts",
+        throttled=sum(view.ledger.calls.throttled for view in views),
+        failed=sum(view.ledger.tally[Outcome.FAILED] for view in views),
+    )
 
 
 class _Rate:

@@ -8,8 +8,23 @@ from rich.console import Console
 from rich.table import Table
 
 from syncer.exits import Exit
+from syncer.ledger import Ledger
 from syncer.outcomes import Outcome
+from syncer.settings import RunSettings
 from syncer.store.preview import Difference
+
+# From well to worst. That somebody stopped it weighs less than that it could not have gone on.
+GRAVITY = (
+    Exit.OK,
+    Exit.INCOMPLETE,
+    Exit.INTERRUPTED,
+    Exit.TERMINATED,
+    Exit.LATER,
+    Exit.USAGE,
+    Exit.NOT_SET_UP,
+    Exit.DENIED,
+    Exit.UNSOUND,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +59,41 @@ class Report:
         }
 
 
-def as_json(report: Report) -> str:
-    return json.dumps(report.as_dict())
+def unstarted(settings: RunSettings, account_id: str, exit_code: Exit, message: str) -> Report:
+    """The report of an account's run that could not begin."""
+    counts = Ledger().standing()
+    return Report(
+        "", "aborted", settings.input, account_id, settings.catalog, counts, 0.0, exit_code, message
+    )
+
+
+def as_json(reports: Sequence[Report]) -> str:
+    """One object: the run's own, or, of several accounts, their sum with the runs in it."""
+    if len(reports) == 1:
+        return json.dumps(reports[0].as_dict())
+    runs = [report.as_dict() for report in reports]
+    total = {
+        name: sum(report.counts[name] for report in reports)
+        for name in reports[0].counts
+        if name != "checkpoint"
+    }
+    return json.dumps(
+        {
+            "run_id": None,
+            "status": worst(reports).status,
+            "source": reports[0].source,
+            "account_id": None,
+            "catalog": reports[0].catalog,
+            **total,
+            "seconds": max(report.seconds for report in reports),
+            "runs": runs,
+        }
+    )
+
+
+def worst(reports: Sequence[Report]) -> Report:
+    """The report that speaks for all: the one with the gravest exit code."""
+    return max(reports, key=lambda report: GRAVITY.index(report.exit))
 
 
 def print_table(report: Report, console: Console) -> None:

@@ -19,7 +19,8 @@ class RunSettings:
 
     paths: the files, if the input is files; "-" is stdin. resume: go on from the interrupted run of the same.
     full, full_every: fetch all that is listed, always or when the last such run is older.
-    account_id: None: STS tells.
+    assume_roles: a role's ARN per account to sync, side by side; empty: the caller's own account.
+    external_id: what those roles ask for. account_id: None: STS tells, or the role's ARN.
     concurrency: calls in flight, at most. batch_size: connections per transaction.
     max_attempts: calls per item that may end in a transient error; throttled ones do not count.
     max_runtime: seconds, or None: as long as it takes.
@@ -33,6 +34,8 @@ class RunSettings:
     resume: bool = False
     full: bool = False
     full_every: timedelta | None = None
+    assume_roles: tuple[str, ...] = ()
+    external_id: str | None = None
     account_id: str | None = None
     catalog: str = "AWS"
     concurrency: int = 32

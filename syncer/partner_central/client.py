@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import as_file, files
 from typing import Any
 
 import aioboto3
 from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioAssumeRoleCredentialFetcher, AioDeferredRefreshableCredentials
+from aiobotocore.session import get_session
 from botocore.utils import parse_timestamp
 
 from syncer import __version__
@@ -90,6 +93,31 @@ def _config(connections: int) -> AioConfig:
         parameter_validation=False,
         user_agent=f"syncer/{__version__} aioboto3",
     )
+
+
+async def assuming(role: str, external_id: str | None) -> aioboto3.Session:
+    """A session with the credentials of `role`, an IAM role's ARN, renewed before they expire.
+
+    They are asked for when first used; what STS says against it is raised then.
+    """
+    own = get_session()
+    fetcher = AioAssumeRoleCredentialFetcher(
+        client_creator=partial(own.create_client, region_name=own.get_config_variable("region") or REGION),
+        source_credentials=await own.get_credentials(),
+        role_arn=role,
+        extra_args={"RoleSessionName": "syncer"} | ({"ExternalId": external_id} if external_id else {}),
+    )
+    session = get_session()
+    # As botocore's own documentation has it: there is no public way to hand credentials to a session.
+    session._credentials = AioDeferredRefreshableCredentials(  # noqa: SLF001
+        method="assume-role", refresh_using=fetcher.fetch_credentials
+    )
+    return aioboto3.Session(botocore_session=session)
+
+
+def account_in(role: str) -> str:
+    """The account that a role's ARN names."""
+    return role.split(":")[4]
 
 
 async def account_of(session: aioboto3.Session) -> str:

@@ -55,12 +55,14 @@ def described(url: str) -> str:
     return f"database {parsed.database or 'postgres'} on {host}{port}"
 
 
-def engine_for(url: str) -> AsyncEngine:
-    """An engine for `url`; it connects when first used. Raises `BadDatabaseUrl`."""
+def engine_for(url: str, connections: int = 3) -> AsyncEngine:
+    """An engine for `url` with up to `connections`; it connects when first used.
+
+    Raises `BadDatabaseUrl`.
+    """
     return create_async_engine(
         sqlalchemy_url(url),
-        # The writer and, beside it, whoever keeps the run's row: no more are ever busy at once.
-        pool_size=2,
+        pool_size=connections,
         max_overflow=1,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT,
