@@ -264,6 +264,40 @@ def migrate(
 
 
 @app.command()
+def status(
+    database_url: DatabaseUrl = None,
+    max_age: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SYNCER_MAX_AGE",
+            metavar="AGE",
+            show_default=False,
+            help="Exit with 1 when the last complete sync is older than, say, 26h.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell how things are: last runs, freshness, failures, learned rates."""
+    limit = None if max_age is None else _age(max_age)
+    from rich.console import Console
+
+    from syncer import status as telling
+
+    with _database(database_url) as url:
+        found = _run(telling.status(url))
+    if json:
+        typer.echo(telling.as_json(found))
+    else:
+        telling.print_tables(found, Console())
+    late = [] if limit is None else telling.too_old(found, limit)
+    for each in late:
+        typer.echo(f"syncer: {telling.complaint(each, limit or timedelta())}", err=True)
+    if limit is not None and not found.freshness:
+        raise Refusal(Exit.INCOMPLETE, "there was no run yet")
+    raise typer.Exit(Exit.INCOMPLETE if late else Exit.OK)
+
+
+@app.command()
 def check(
     database_url: DatabaseUrl = None,
     account_id: AccountId = None,

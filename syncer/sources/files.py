@@ -1,27 +1,27 @@
 """Files and stdin as a source of items, streamed: the thin edge around `formats`.
 
-Every input is opened and looked at before the first item, so that a mistake in the third file's name is
-not found out after an hour.
+Every input is opened before the first item, and files are looked at, so that a mistake in the third file's
+name is not found out after an hour. A pipe is not waited for: it may have nothing to say for a while.
 """
 
 import hashlib
-import io
 import os
 import stat
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.to_thread
 
 from syncer.identifiers import Item
-from syncer.sources.formats import GZIP, BrokenGzip, Gunzip, InputError, Parser, decoder
+from syncer.sources.formats import BrokenGzip, InputError, Parser
 
-__all__ = ["Files", "InputError", "open_files"]
+__all__ = ["Files", "InputError", "digest", "open_files"]
 
 CHUNK = 64 * 1024
-# As much is looked at to tell the format, and to tell text from other things.
+# So much of a file is looked at before its turn comes.
 BEGINNING = 8 * 1024
 # Read to be digested only.
 MANY_CHUNKS = 1024 * 1024
@@ -30,32 +30,32 @@ STDIN = "-"
 
 @dataclass(slots=True)
 class _Input:
-    """One open input: its descriptor, its size if it has one, and what was read of it to look at it."""
+    """One open input. name: as people know it. size: None where that is not known."""
 
     name: str
     descriptor: int
     size: int | None
-    beginning: bytes
-    ended: bool = False
+    waits: bool
     consumed: int = field(default=0)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        if self.beginning:
-            self.consumed = len(self.beginning)
-            yield self.beginning
-        while not self.ended and (chunk := await self.read()):
+        while chunk := await self.read(CHUNK):
             self.consumed += len(chunk)
             yield chunk
 
-    async def read(self) -> bytes:
+    async def read(self, most: int) -> bytes:
         """The next chunk; empty at the end. A pipe hands on what it has, and is never blocked upon."""
-        if self.size is None:
+        if not self.waits:
+            return await anyio.to_thread.run_sync(os.read, self.descriptor, most)
+        while True:
             await anyio.wait_readable(self.descriptor)
-            return os.read(self.descriptor, CHUNK)
-        return await anyio.to_thread.run_sync(os.read, self.descriptor, CHUNK)
+            try:
+                return os.read(self.descriptor, most)
+            except BlockingIOError:
+                continue  # somebody else who has the same pipe was quicker
 
     def close(self) -> None:
-        if self.name != STDIN:
+        if self.name != STDIN_SHOWN:
             os.close(self.descriptor)
 
 

@@ -9,18 +9,25 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from syncer.identifiers import Item, item
 
 LONGEST_LINE = 64 * 1024
+# A quoted field may hold line breaks, but a quote that is still open after so many lines is a mistake.
+MOST_LINES = 100
 # Gunzipped by the piece: a few hundred bytes can stand for gigabytes.
-PIECE = 256 * 1024
+PIECE = 64 * 1024
 GZIP = b"\x1f\x8b"
+# So many bytes tell gzip from text, and UTF-16 from UTF-8.
+TELLING = 2
 BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# So many characters are looked at to tell text from other things.
+LOOKED_AT = 8 * 1024
 
-COLUMNS = ("id", "connection_id", "identifier")
+# In order of preference: beside a `connection_id`, the `id` is that of the exported table's row.
+COLUMNS = ("connection_id", "id", "identifier")
 KEYS = (*COLUMNS, "arn", "connectionid")
 DELIMITERS = ",;\t"
 SHOWN = 120
@@ -61,14 +68,78 @@ class Gunzip:
             raise BrokenGzip("its gzip data ends in the middle")
 
 
-def decoder(beginning: bytes) -> io.IncrementalNewlineDecoder:
-    """A decoder to text with bare newlines, for a file that begins so.
+class Plain:
+    """Gunzips what begins as gzip, and hands on what does not."""
 
-    What is not UTF-8 becomes an escape: it spoils its line, which is recorded as invalid, and no other.
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._held = b""
+        self._begun = False
+        self._gunzip: Gunzip | None = None
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """The plain data of `chunk`, by the piece. Raises `InputError`, `BrokenGzip`."""
+        if not self._begun:
+            chunk = self._held + chunk
+            if len(chunk) < TELLING:
+                self._held = chunk
+                return
+            self._held = b""
+            self._begin(chunk)
+        yield from self._gunzip.feed(chunk) if self._gunzip else (chunk,)
+
+    def end(self) -> bytes:
+        """The plain data that is left. Raises `InputError`, `BrokenGzip`."""
+        if not self._begun and self._held:
+            self._begin(self._held)
+        if self._gunzip:
+            self._gunzip.end()
+        return self._held
+
+    def _begin(self, beginning: bytes) -> None:
+        self._begun = True
+        if beginning.startswith(GZIP):
+            self._gunzip = Gunzip()
+        elif self._name.endswith(".gz"):
+            raise InputError("is named .gz, but it holds no gzip data")
+
+
+class Text:
+    """Decodes to text with bare newlines: UTF-8, or UTF-16 if a byte order mark says so.
+
+    What cannot be decoded becomes an escape: it spoils its line, which is recorded as invalid, and no other.
     """
-    encoding = BYTE_ORDER_MARKS.get(beginning[:2], "utf-8-sig")
-    decode = codecs.getincrementaldecoder(encoding)(errors="backslashreplace")
-    return io.IncrementalNewlineDecoder(decode, translate=True)
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._decoder: io.IncrementalNewlineDecoder | None = None
+        self._to_look_at = LOOKED_AT
+
+    def feed(self, data: bytes) -> str:
+        """The text of `data`. Raises `InputError` when it shows not to be text."""
+        if self._decoder is None:
+            data = self._held + data
+            if len(data) < TELLING:
+                self._held = data
+                return ""
+            self._held = b""
+        return self._decoded(data, final=False)
+
+    def end(self) -> str:
+        """The text that is left. Raises `InputError`."""
+        return self._decoded(self._held, final=True)
+
+    def _decoded(self, data: bytes, *, final: bool) -> str:
+        if self._decoder is None:
+            encoding = BYTE_ORDER_MARKS.get(data[:TELLING], "utf-8-sig")
+            decoder = codecs.getincrementaldecoder(encoding)(errors="backslashreplace")
+            self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+        text = self._decoder.decode(data, final=final)
+        if self._to_look_at:
+            if "\0" in text[: self._to_look_at]:
+                raise InputError("is a binary file, not a list of connection IDs")
+            self._to_look_at = max(0, self._to_look_at - len(text))
+        return text
 
 
 class Lines:
@@ -117,18 +188,16 @@ Parse = Callable[[int, str], Iterator[Candidate]]
 
 def parse_text(number: int, line: str) -> Iterator[Candidate]:
     """One ID per line; `#` begins a comment, at the beginning of a line or after a blank."""
-    stripped = line.strip()
-    if not stripped or stripped.startswith("#"):
-        return
-    text, _, _ = stripped.partition(" #")
-    yield Candidate(number, text.partition("\t#")[0])
+    if speaks(line):
+        text, _, _ = line.strip().partition(" #")
+        yield Candidate(number, text.partition("\t#")[0])
 
 
 def parse_json_lines(number: int, line: str) -> Iterator[Candidate]:
     """One JSON value per line: a string, or an object with one of `KEYS`."""
-    stripped = line.strip()
-    if not stripped or stripped.startswith("#"):
+    if not speaks(line):
         return
+    stripped = line.strip()
     try:
         value = json.loads(stripped)
     except (ValueError, RecursionError):
@@ -147,137 +216,198 @@ def parse_json_lines(number: int, line: str) -> Iterator[Candidate]:
 
 
 class CsvRecords:
-    """CSV with a header. A quoted field may hold line breaks, so a record may take several lines."""
+    """CSV with a header. A quoted field may hold line breaks, so a record may take several lines.
+
+    A quote opened by mistake must not swallow the lines after it: if it is not closed as it should be, only
+    its own line is invalid, and reading goes on with the next one.
+    """
 
     def __init__(self) -> None:
         self._column: int | None = None
         self._delimiter = ","
-        self._record = ""
-        self._began = 0
+        # The numbered lines of a record that is not complete yet.
+        self._held: list[tuple[int, str]] = []
 
     def __call__(self, number: int, line: str) -> Iterator[Candidate]:
-        if not self._record:
-            if not line.strip() or line.startswith("#"):
-                return
-            self._began = number
-        self._record += line + "\n"
-        if self._record.count('"') % 2 and len(self._record) < LONGEST_LINE:
-            return
-        record, self._record = self._record, ""
-        yield from self._parsed(record)
+        self._held.append((number, line))
+        # Only a quote can complete a record that is not complete after its first line.
+        if len(self._held) == 1 or '"' in line or self._full():
+            yield from self._candidates(final=False)
 
     def end(self) -> Iterator[Candidate]:
-        """The last record, should a quote be left open in it."""
-        if self._record:
-            record, self._record = self._record, ""
-            yield from self._parsed(record)
+        """The last records, should a quote be left open."""
+        yield from self._candidates(final=True)
 
-    def _parsed(self, record: str) -> Iterator[Candidate]:
+    def _full(self) -> bool:
+        return len(self._held) >= MOST_LINES or sum(len(line) for _, line in self._held) >= LONGEST_LINE
+
+    def _candidates(self, *, final: bool) -> Iterator[Candidate]:
+        while self._held:
+            candidate, taken = self._next(final=final or self._full())
+            if not taken:
+                return
+            del self._held[:taken]
+            if candidate is not None:
+                yield candidate
+
+    def _next(self, *, final: bool) -> tuple[Candidate | None, int]:
+        """What the first lines held say, and how many it takes to say it; 0 if more have to come first."""
+        lines = [line for _, line in self._held]
+        number = self._held[0][0]
+        if not speaks(lines[0]):
+            return None, 1
         if self._column is None:
-            self._delimiter, self._column = _header(record)
-            return
+            header = _header(lines, final=final)
+            if header is None:
+                return None, 0
+            self._delimiter, self._column, taken = header
+            return None, taken
         try:
-            row = next(csv.reader([record], delimiter=self._delimiter), [])
+            record = first_record(lines, self._delimiter)
         except csv.Error as error:
-            yield Candidate(self._began, record.strip(), f"not CSV: {error}")
-            return
+            return Candidate(number, lines[0], f"not CSV: {error}"), 1
+        if record is None:
+            return (Candidate(number, lines[0], "a quote is opened and not closed"), 1) if final else (None, 0)
+        row, taken = record
         if self._column < len(row):
-            yield Candidate(self._began, row[self._column])
+            return Candidate(number, row[self._column]), taken
+        return Candidate(number, "\n".join(lines[:taken]), "the row ends before the column with the ID"), taken
+
+
+def first_record(lines: Sequence[str], delimiter: str) -> tuple[list[str], int] | None:
+    """The first record and how many of `lines` it takes; None if a quote is still open after the last one.
+
+    Raises `csv.Error`. On one line quotes are read leniently. A record of several lines has to keep the
+    rules: text right after a closing quote shows that the quote was never meant to reach so far.
+    """
+    if '"' not in lines[0]:
+        return lines[0].split(delimiter), 1
+    for strict in (False, True):
+        # The reader goes on to one more line only if a quote is open.
+        ended = [*(line + "\n" for line in (lines if strict else lines[:1])), ""]
+        reader = csv.reader(ended, delimiter=delimiter, skipinitialspace=True, strict=strict)
+        try:
+            row = next(reader)
+        except csv.Error:
+            if reader.line_num < len(ended):
+                raise
         else:
-            yield Candidate(self._began, record.strip(), "the row ends before the column with the ID")
+            if reader.line_num < len(ended):
+                return row, reader.line_num
+    return None
 
 
-def _header(line: str) -> tuple[str, int]:
-    """Delimiter and position of the column with the IDs. Raises `InputError` when there is none."""
+def _header(lines: Sequence[str], *, final: bool) -> tuple[str, int, int] | None:
+    """Delimiter, position of the column with the IDs, and how many of `lines` the header takes.
+
+    None if more lines have to come first. Raises `InputError` when there is no such column.
+    """
+    incomplete = False
     for delimiter in DELIMITERS:
-        names = [name.strip().lower() for name in next(csv.reader([line], delimiter=delimiter), [])]
+        try:
+            record = first_record(lines, delimiter)
+        except csv.Error:
+            continue
+        if record is None:
+            incomplete = True
+            continue
+        names = [name.strip().strip('"').lower() for name in record[0]]
         for column in COLUMNS:
             if column in names:
-                return delimiter, names.index(column)
-    shown = line.strip()[:SHOWN]
+                return delimiter, names.index(column), record[1]
+    if incomplete and not final:
+        return None
+    shown = lines[0].strip()[:SHOWN]
     raise InputError(f"has no column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}; its header is: {shown}")
 
 
 def is_header(line: str) -> bool:
     """Whether `line` can be the header of a CSV file with a column of IDs."""
     try:
-        _header(line)
-    except (InputError, csv.Error):
+        return _header([line], final=False) is not None
+    except InputError:
         return False
-    return True
 
 
-def format_of(name: str, beginning: str) -> str:
-    """``text``, ``csv`` or ``json lines``: by the file's name, or else by how it begins.
+def format_of(name: str, first: str) -> str:
+    """``text``, ``csv`` or ``json lines``: by the file's name, or else by the first line that says something.
 
     Raises `InputError` for a JSON document that is not one value per line.
     """
-    name = name.lower().removesuffix(".gz")
-    first = next((line.strip() for line in beginning.split("\n") if _speaks(line)), "")
+    name, first = name.lower().removesuffix(".gz"), first.strip()
     if first in ("[", "{") or (first.startswith("[") and not name.endswith((".csv", ".tsv", ".txt"))):
         raise InputError("is one JSON document, not one JSON value per line: make it so with jq -c '.[]'")
     if name.endswith((".csv", ".tsv")):
         return "csv"
     if name.endswith((".jsonl", ".ndjson", ".json")):
         return "json lines"
-    if name.endswith((".txt", ".text")):
-        return "text"
-    if first.startswith(("{", '"')):
-        return "csv" if is_header(first) else "json lines"
-    return "csv" if is_header(first) else "text"
+    # Spreadsheets write a table as .txt, too.
+    if is_header(first):
+        return "csv"
+    return "json lines" if first.startswith(("{", '"')) else "text"
 
 
-def _speaks(line: str) -> bool:
+def speaks(line: str) -> bool:
+    """Whether `line` is neither blank nor a comment."""
     return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
 class Parser:
     """One input from its chunks to its items.
 
-    name: as people know it. position: of its first item. beginning: its first text, to tell the format by.
-    Raises `InputError` as soon as the input shows to be unusable.
+    name: as people know it. position: of its next item.
     """
 
-    def __init__(self, name: str, catalog: str, beginning: str) -> None:
+    def __init__(self, name: str, catalog: str, position: int = 0) -> None:
+        self.position = position
         self._name = name
         self._catalog = catalog
+        self._plain = Plain(name)
+        self._text = Text()
         self._lines = Lines()
-        self._csv: CsvRecords | None = None
-        self._parse: Parse
-        match format_of(name, beginning):
-            case "csv":
-                self._parse = self._csv = CsvRecords()
-            case "json lines":
-                self._parse = parse_json_lines
-            case _:
-                self._parse = parse_text
+        self._csv = CsvRecords()
+        # Known when a line says something.
+        self._parse: Parse | None = None
 
     @property
     def line(self) -> int:
         """The number of the last line read."""
         return self._lines.number
 
-    def feed(self, text: str, position: int) -> list[Item]:
-        """The items that `text` completes, numbered on from `position`."""
-        return self._items(self._lines.feed(text), position)
+    def feed(self, chunk: bytes) -> Iterator[list[Item]]:
+        """The items that `chunk` completes, by the piece.
 
-    def end(self, position: int) -> list[Item]:
-        """The items that the end of the input completes."""
-        items = self._items(self._lines.end(), position)
-        if self._csv is not None:
-            items += [
-                self._item(candidate, position + len(items) + index)
-                for index, candidate in enumerate(self._csv.end())
-            ]
-        return items
+        Raises `InputError` as soon as the input shows to be unusable, and `BrokenGzip`.
+        """
+        for plain in self._plain.feed(chunk):
+            yield self._items(self._lines.feed(self._text.feed(plain)))
 
-    def _items(self, lines: Iterator[tuple[int, str]], position: int) -> list[Item]:
+    def end(self) -> Iterator[list[Item]]:
+        """The items that the end of the input completes. Raises `InputError`, `BrokenGzip`."""
+        yield self._items(self._lines.feed(self._text.feed(self._plain.end()) + self._text.end()))
+        yield self._items(self._lines.end())
+        yield [self._item(candidate) for candidate in self._csv.end()]
+
+    def _items(self, lines: Iterator[tuple[int, str]]) -> list[Item]:
         items: list[Item] = []
         for number, line in lines:
-            for candidate in self._parse(number, line):
-                items.append(self._item(candidate, position + len(items)))
+            if self._parse is None:
+                if not speaks(line):
+                    continue
+                self._parse = self._parse_for(line)
+            items += [self._item(candidate) for candidate in self._parse(number, line)]
         return items
 
-    def _item(self, candidate: Candidate, position: int) -> Item:
+    def _parse_for(self, first: str) -> Parse:
+        match format_of(self._name, first):
+            case "csv":
+                return self._csv
+            case "json lines":
+                return parse_json_lines
+            case _:
+                return parse_text
+
+    def _item(self, candidate: Candidate) -> Item:
+        position, self.position = self.position, self.position + 1
         where = f"{self._name}:{candidate.line}"
         return item(position, candidate.text, self._catalog, where, wrong=candidate.problem)

@@ -1,0 +1,125 @@
+"""How things are: the last runs, how fresh each account and catalog is, failures, learned rates."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from syncer.store import schema
+from syncer.store.engine import DatabaseNotSetUp, meaning
+
+LAST_RUNS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """One run."""
+
+    id: str
+    source: str
+    account_id: str
+    catalog: str
+    status: str
+    started_at: datetime
+    seconds: float | None
+    read: int
+    written: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """One account and catalog. complete_at: when a sync from the listing last left it in step."""
+
+    account_id: str
+    catalog: str
+    live: int
+    complete_at: datetime | None
+    age_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCount:
+    """Recorded failures of one code."""
+
+    account_id: str
+    catalog: str
+    code: str
+    ids: int
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedRate:
+    """What is known of one operation's quota."""
+
+    account_id: str
+    catalog: str
+    operation: str
+    rate: float
+    learned_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    runs: list[RunLine]
+    freshness: list[Freshness]
+    failures: list[FailureCount]
+    rates: list[LearnedRate]
+
+
+RUNS = text("""
+    SELECT id, source, account_id, catalog, status, started_at, seconds, read, written, failed + invalid
+    FROM sync_run
+    ORDER BY started_at DESC
+    LIMIT :runs
+""")
+
+# A run that only found everything as it was has left it in step too.
+FRESHNESS = text("""
+    SELECT account_id, catalog,
+           (SELECT count(*) FROM connection
+            WHERE (connection.account_id, connection.catalog) = (known.account_id, known.catalog)
+              AND removed_at IS NULL),
+           complete_at,
+           extract(epoch FROM clock_timestamp() - complete_at)::double precision
+    FROM (
+        SELECT account_id, catalog,
+               max(finished_at) FILTER (WHERE source = 'listing' AND status = 'succeeded') AS complete_at
+        FROM sync_run
+        GROUP BY account_id, catalog
+    ) AS known
+    ORDER BY account_id, catalog
+""")
+
+FAILURES = text("""
+    SELECT account_id, catalog, code, count(*)
+    FROM sync_failure
+    GROUP BY account_id, catalog, code
+    ORDER BY account_id, catalog, code
+""")
+
+RATES = text("""
+    SELECT account_id, catalog, operation, rate, learned_at
+    FROM request_rate
+    WHERE rate IS NOT NULL
+    ORDER BY account_id, catalog, operation
+""")
+
+
+async def summary(engine: AsyncEngine, url: str) -> Summary:
+    """Read it all at one moment. Raises `DatabaseError`."""
+    try:
+        async with engine.begin() as connection:
+            wrong = schema.difference(await schema.version(connection))
+            if wrong:
+                raise DatabaseNotSetUp(wrong)
+            return Summary(
+                [RunLine(*row) for row in await connection.execute(RUNS, {"runs": LAST_RUNS})],
+                [Freshness(*row) for row in await connection.execute(FRESHNESS)],
+                [FailureCount(*row) for row in await connection.execute(FAILURES)],
+                [LearnedRate(*row) for row in await connection.execute(RATES)],
+            )
+    except (DBAPIError, OSError) as error:
+        raise meaning(error, url) from None
