@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import aioboto3
 
+from syncer.endings import exit_for
 from syncer.exits import Exit
 from syncer.partner_central import client
-from syncer.partner_central.errors import Denied, PartnerCentralError
+from syncer.partner_central.errors import PartnerCentralError
 from syncer.settings import RunSettings
 from syncer.store import schema
-from syncer.store.engine import BadDatabaseUrl, DatabaseDenied, DatabaseError, DatabaseNotSetUp, described
+from syncer.store.engine import DatabaseError, described
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +25,21 @@ class Finding:
 
 async def findings(settings: RunSettings, database_url: str) -> list[Finding]:
     """Try each part in turn; a part whose ground is missing is not tried."""
-    found = [await _found("database", lambda: _database(database_url), database_exit)]
+    found = [await _found("database", lambda: _database(database_url))]
     if found[-1].exit is Exit.OK:
         found.append(await _schema(database_url))
     session = aioboto3.Session()
-    found.append(await _found("credentials", lambda: _credentials(session, settings), _api_exit))
+    found.append(await _found("credentials", lambda: _credentials(session, settings)))
     if found[-1].exit is Exit.OK:
-        found.append(await _found("API", lambda: _api(session, settings), _api_exit))
+        found.append(await _found("API", lambda: _api(session, settings)))
     return found
 
 
-async def _found(
-    part: str, attempt: Callable[[], Awaitable[str]], exit_for: Callable[[Exception], Exit]
-) -> Finding:
+async def _found(part: str, attempt: Callable[[], Awaitable[str]]) -> Finding:
     try:
         return Finding(part, Exit.OK, await attempt())
     except (DatabaseError, PartnerCentralError) as error:
-        return Finding(part, exit_for(error), str(error))
+        return Finding(part, exit_for(error) or Exit.LATER, str(error))
 
 
 async def _database(url: str) -> str:
@@ -66,13 +65,3 @@ async def _api(session: aioboto3.Session, settings: RunSettings) -> str:
         page = await api.list_connections(limit=1)
     some = "at least one connection" if page.get("ConnectionSummaries") else "no active connection"
     return f"Partner Central answers for catalog {settings.catalog}: {some}"
-
-
-def database_exit(error: Exception) -> Exit:
-    """The exit code for a database that cannot be used."""
-    not_set_up = (BadDatabaseUrl, DatabaseNotSetUp, DatabaseDenied)
-    return Exit.NOT_SET_UP if isinstance(error, not_set_up) else Exit.LATER
-
-
-def _api_exit(error: Exception) -> Exit:
-    return Exit.DENIED if isinstance(error, Denied) else Exit.LATER

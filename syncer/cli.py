@@ -15,6 +15,18 @@ import typer
 
 from syncer import __version__
 from syncer.exits import Exit
+from syncer.options import (
+    AccountId,
+    AllowFailures,
+    BatchSize,
+    Catalog,
+    Concurrency,
+    DatabaseUrl,
+    Json,
+    MaxAttempts,
+    MaxRate,
+    MaxRuntime,
+)
 from syncer.settings import Input, RunSettings
 
 app = typer.Typer(
@@ -28,74 +40,6 @@ app = typer.Typer(
 )
 
 T = TypeVar("T")
-
-DATABASE_URL = ["SYNCER_DATABASE_URL", "DATABASE_URL"]
-
-DatabaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        envvar=DATABASE_URL,
-        show_envvar=True,
-        show_default=False,
-        help="Postgres, as postgresql://user@host/database. Default: the embedded one, if it is installed.",
-    ),
-]
-AccountId = Annotated[
-    str | None,
-    typer.Option(
-        envvar="SYNCER_ACCOUNT_ID",
-        show_default=False,
-        help="The AWS account whose view this is, 12 digits. Default: STS tells.",
-    ),
-]
-Catalog = Annotated[
-    str, typer.Option(envvar="SYNCER_CATALOG", help="Partner Central's catalog: AWS or Sandbox.")
-]
-Concurrency = Annotated[
-    int, typer.Option(envvar="SYNCER_CONCURRENCY", min=1, max=1000, help="Calls in flight, at most.")
-]
-BatchSize = Annotated[
-    int,
-    typer.Option(envvar="SYNCER_BATCH_SIZE", min=1, max=10_000, help="Connections per transaction, at most."),
-]
-MaxAttempts = Annotated[
-    int,
-    typer.Option(
-        envvar="SYNCER_MAX_ATTEMPTS",
-        min=1,
-        max=100,
-        help="Calls per ID that may end in a transient error. Throttled calls do not count.",
-    ),
-]
-MaxRuntime = Annotated[
-    float | None,
-    typer.Option(
-        envvar="SYNCER_MAX_RUNTIME",
-        min=0,
-        metavar="SECONDS",
-        show_default=False,
-        help="Stop in order after so many seconds, with exit code 75. Default: no limit.",
-    ),
-]
-MaxRate = Annotated[
-    float | None,
-    typer.Option(
-        envvar="SYNCER_MAX_RATE",
-        min=0.1,
-        metavar="CALLS/S",
-        show_default=False,
-        help="Never more calls per second, per operation. Default: as many as the quota allows.",
-    ),
-]
-AllowFailures = Annotated[
-    bool,
-    typer.Option(
-        "--allow-failures", envvar="SYNCER_ALLOW_FAILURES", help="Exit with 0 although some IDs failed."
-    ),
-]
-Json = Annotated[
-    bool, typer.Option("--json", envvar="SYNCER_JSON", help="Print the result as one JSON object.")
-]
 
 
 class Refusal(Exception):
@@ -456,40 +400,19 @@ def main(argv: list[str] | None = None) -> None:
     except Refusal as refusal:
         _end(refusal.exit_code, str(refusal))
     except Exception as error:  # noqa: BLE001  (the last resort: whatever it is gets an exit code)
-        meaning = _refusal(error)
-        if meaning is None:
+        from syncer.endings import exit_for
+
+        exit_code = exit_for(error)
+        if exit_code is None:
             # A mistake of ours. Not 1, which says that the run came to its end.
             sys.excepthook(*sys.exc_info())
             sys.exit(Exit.UNSOUND)
-        _end(*meaning)
+        _end(exit_code, str(error))
 
 
 def _end(exit_code: Exit, message: str) -> None:
     typer.echo(f"syncer: {message}", err=True)
     sys.exit(exit_code)
-
-
-def _refusal(error: Exception) -> tuple[Exit, str] | None:
-    """The exit code for an error of ours that ended a command, and what to say; None for any other."""
-    from syncer.partner_central.errors import Denied, PartnerCentralError
-    from syncer.sources.files import InputError
-    from syncer.store.embedded import EmbeddedUnavailable
-    from syncer.store.engine import BadDatabaseUrl, DatabaseDenied, DatabaseError, DatabaseNotSetUp
-
-    exits: list[tuple[type[Exception], Exit]] = [
-        (InputError, Exit.USAGE),
-        (BadDatabaseUrl, Exit.NOT_SET_UP),
-        (DatabaseNotSetUp, Exit.NOT_SET_UP),
-        (EmbeddedUnavailable, Exit.NOT_SET_UP),
-        (DatabaseDenied, Exit.NOT_SET_UP),
-        (DatabaseError, Exit.LATER),
-        (Denied, Exit.DENIED),
-        (PartnerCentralError, Exit.LATER),
-    ]
-    for kind, exit_code in exits:
-        if isinstance(error, kind):
-            return exit_code, str(error)
-    return None
 
 
 if __name__ == "__main__":

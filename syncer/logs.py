@@ -2,8 +2,36 @@
 
 import logging
 import sys
+from collections import Counter
+from collections.abc import MutableMapping
 
 import structlog
+
+from syncer.events import Event
+
+# Of each kind that an item can cause, so many are told: a file of a million bad lines is a million rows in
+# `sync_failure`, and that is enough.
+MOST_PER_KIND = 100
+PER_ITEM = frozenset({Event.ITEM_INVALID, Event.ITEM_FAILED, Event.SCHEMA_DRIFT})
+
+
+class FirstOfEach:
+    """Lets the first events of each kind through that items cause; the last of them says that it is the last."""
+
+    def __init__(self) -> None:
+        self._told: Counter[str] = Counter()
+
+    def __call__(
+        self, _logger: object, _method: str, event: MutableMapping[str, object]
+    ) -> MutableMapping[str, object]:
+        kind = str(event.get("event"))
+        if kind in PER_ITEM:
+            self._told[kind] += 1
+            if self._told[kind] > MOST_PER_KIND:
+                raise structlog.DropEvent
+            if self._told[kind] == MOST_PER_KIND:
+                event["note"] = "no more of these are told; sync_failure has them all"
+        return event
 
 
 def configure() -> None:
@@ -18,6 +46,7 @@ def configure() -> None:
     )
     structlog.configure(
         processors=[
+            FirstOfEach(),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

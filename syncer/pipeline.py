@@ -12,6 +12,7 @@ import anyio.lowlevel
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from syncer.answers import Answer
+from syncer.endings import exit_for
 from syncer.exits import Exit
 from syncer.fetch import invalid
 from syncer.identifiers import Item
@@ -189,7 +190,7 @@ class Pipeline:
             except Stopped:
                 everything.cancel()
             except DatabaseError as error:
-                self._stop.ask(Ending("aborted", Exit.LATER, str(error)))
+                self._stop.ask(Ending("aborted", exit_for(error) or Exit.LATER, str(error)))
                 everything.cancel()
 
     async def _batch(self, writing: MemoryObjectReceiveStream[Arrival]) -> list[Answer]:

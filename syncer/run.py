@@ -10,9 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from syncer.account_run import AccountRun
 from syncer.background import background
+from syncer.endings import exit_for
 from syncer.exits import Exit
 from syncer.partner_central import client
-from syncer.partner_central.errors import Denied, PartnerCentralError
+from syncer.partner_central.errors import PartnerCentralError
 from syncer.progress import show
 from syncer.report import Report, unstarted
 from syncer.settings import RunSettings
@@ -81,10 +82,8 @@ async def _side_by_side(
         account_id = client.account_in(role)
         try:
             reports[role] = await account(session, account_id, stop)
-        except Denied as error:
-            reports[role] = unstarted(settings, account_id, Exit.DENIED, str(error))
         except (DatabaseError, PartnerCentralError) as error:
-            reports[role] = unstarted(settings, account_id, Exit.LATER, str(error))
+            reports[role] = unstarted(settings, account_id, exit_for(error) or Exit.LATER, str(error))
 
     async with anyio.create_task_group() as accounts:
         for role, stop in zip(settings.assume_roles, stops, strict=True):

@@ -119,11 +119,11 @@ async def test_status_tells_how_things_are(program: Program) -> None:
     assert (nothing.exit, nothing.stderr) == (1, "syncer: there was no run yet\n")
     async with served(program, population, Faults(rate=30, burst=3)):
         (program.folder / "ids.txt").write_text("no ID\n")
-        await program("sync", "ids.txt")
+        assert (await program("sync", "ids.txt")).exit == 1
         late = await program("status", "--max-age", "1h")
         assert late.exit == 1
         assert "last in step never" in late.stderr
-        await program("sync")
+        assert (await program("sync")).exit == 0
     done = await program("status", "--json", "--max-age", "1h")
     assert done.exit == 0
     told = json.loads(done.stdout)
