@@ -65,7 +65,7 @@ def sync(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE]...",
+            metavar="FILE",
             show_default=False,
             help="Files with connection IDs or ARNs: text, CSV with a header, JSON Lines, each also .gz; "
             "- is stdin. Without any: what the API lists.",

@@ -16,7 +16,7 @@ PER_ITEM = frozenset({Event.ITEM_INVALID, Event.ITEM_FAILED, Event.SCHEMA_DRIFT}
 
 
 class FirstOfEach:
-    """Lets the first events of each kind through that items cause; the last of them says that it is the last."""
+    """Lets the first events of each kind through that items cause; the last of these says so."""
 
     def __init__(self) -> None:
         self._told: Counter[str] = Counter()

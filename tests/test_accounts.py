@@ -117,7 +117,7 @@ async def test_status_tells_how_things_are(program: Program) -> None:
     population = Population(30, seed=42)
     nothing = await program("status", "--max-age", "1h")
     assert (nothing.exit, nothing.stderr) == (1, "syncer: there was no run yet\n")
-    async with served(program, population, Faults(rate=30, burst=3)):
+    async with served(program, population, Faults(rate=40, burst=10)):
         (program.folder / "ids.txt").write_text("no ID\n")
         assert (await program("sync", "ids.txt")).exit == 1
         late = await program("status", "--max-age", "1h")

@@ -181,7 +181,7 @@ async def test_the_same_id_in_flight_is_asked_for_once(program: Program, tmp_pat
 
 async def test_throttling_costs_no_item_anything(program: Program, tmp_path: Path) -> None:
     population = Population(60, seed=7)
-    async with served(program, population, Faults(rate=40, burst=1)):
+    async with served(program, population, Faults(rate=40, burst=10)):
         done = await program("sync", ids_file(tmp_path, population), "--json", "--max-attempts", "1")
     assert (done.exit, done.result["written"]) == (0, 60)
     assert done.result["throttled"] > 0

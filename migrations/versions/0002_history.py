@@ -40,13 +40,6 @@ def upgrade() -> None:
             name="connection_type_history_pkey",
         ),
     )
-    op.create_index(
-        "connection_type_history_open",
-        "connection_type_history",
-        ["account_id", "catalog", "connection_id", "type"],
-        unique=True,
-        postgresql_where=sa.text("valid_to IS NULL"),
-    )
     # What is stored already begins its history as it is now.
     op.execute("""
         INSERT INTO connection_type_history (

@@ -10,7 +10,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import anyio
 import anyio.to_thread
@@ -26,36 +26,42 @@ BEGINNING = 8 * 1024
 # Read to be digested only.
 MANY_CHUNKS = 1024 * 1024
 STDIN = "-"
+# A named pipe is opened before anybody writes to it: waiting for that is for later, too.
+OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 @dataclass(slots=True)
 class _Input:
-    """One open input. name: as people know it. size: None where that is not known."""
+    """One open input.
+
+    name: as people know it. size: in bytes; None where that is not known. waits: it may have nothing to say
+    for a while. ours: to be closed when it has been read.
+    """
 
     name: str
     descriptor: int
     size: int | None
     waits: bool
-    consumed: int = field(default=0)
+    ours: bool
+    consumed: int = 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        while chunk := await self.read(CHUNK):
+        while chunk := await self._read():
             self.consumed += len(chunk)
             yield chunk
 
-    async def read(self, most: int) -> bytes:
+    async def _read(self) -> bytes:
         """The next chunk; empty at the end. A pipe hands on what it has, and is never blocked upon."""
-        if not self.waits:
-            return await anyio.to_thread.run_sync(os.read, self.descriptor, most)
-        while True:
+        while self.waits:
             await anyio.wait_readable(self.descriptor)
             try:
-                return os.read(self.descriptor, most)
+                return os.read(self.descriptor, CHUNK)
             except BlockingIOError:
-                continue  # somebody else who has the same pipe was quicker
+                pass  # another reader of the same pipe was quicker
+        return await anyio.to_thread.run_sync(os.read, self.descriptor, CHUNK)
 
     def close(self) -> None:
-        if self.name != STDIN_SHOWN:
+        if self.ours:
             os.close(self.descriptor)
 
 
@@ -75,7 +81,7 @@ class Files:
     def describe(self) -> str:
         """The inputs' names, for people."""
         more = len(self._inputs) - 1
-        name = "stdin" if self._inputs[0].name == STDIN else self._inputs[0].name
+        name = self._inputs[0].name
         return f"{name} and {more} more" if more else name
 
     def expected(self) -> int | None:
@@ -84,7 +90,7 @@ class Files:
             return self._items
         sizes = [each.size for each in self._inputs]
         consumed = sum(each.consumed for each in self._inputs)
-        if not consumed or None in sizes:
+        if not self._items or None in sizes:
             return None
         return round(self._items * sum(size or 0 for size in sizes) / consumed)
 
@@ -101,31 +107,22 @@ class Files:
                 each.close()
 
     async def _of(self, source: _Input) -> AsyncIterator[list[Item]]:
-        parser: Parser | None = None
-        gunzip = Gunzip() if source.beginning.startswith(GZIP) else None
-        decode: io.IncrementalNewlineDecoder | None = None
+        parser = Parser(source.name, self._catalog, self._items)
         try:
             async for chunk in source.chunks():
-                for plain in gunzip.feed(chunk) if gunzip else (chunk,):
-                    decode = decode or decoder(plain)
-                    text = decode.decode(plain)
-                    parser = parser or Parser(_shown(source.name), self._catalog, text)
-                    yield parser.feed(text, self._items)
-            if gunzip:
-                gunzip.end()
-            if parser and decode:
-                yield parser.feed(decode.decode(b"", final=True), self._items)
-                yield parser.end(self._items)
+                for items in parser.feed(chunk):
+                    yield items
+            for items in parser.end():
+                yield items
         except BrokenGzip as error:
-            line = parser.line if parser else 0
             raise InputError(
-                f"{_shown(source.name)}: {error}, after line {line}: what came before was read; "
+                f"{source.name}: {error}, after line {parser.line}: what came before was read; "
                 "get the file again"
             ) from None
         except InputError as error:
-            raise InputError(f"{_shown(source.name)} {error}") from None
+            raise InputError(f"{source.name} {error}") from None
         except OSError as error:
-            raise InputError(f"{_shown(source.name)} cannot be read: {error.strerror}") from None
+            raise InputError(f"{source.name} cannot be read: {error.strerror}") from None
 
 
 async def digest(paths: Sequence[str]) -> str | None:
@@ -135,11 +132,14 @@ async def digest(paths: Sequence[str]) -> str | None:
     """
     total = hashlib.blake2b(digest_size=16)
     for path in paths:
-        if path == STDIN or not stat.S_ISREG((await anyio.Path(path).stat()).st_mode):
-            return None
-        async with await anyio.open_file(path, "rb") as file:
-            while chunk := await file.read(MANY_CHUNKS):
-                total.update(chunk)
+        try:
+            if path == STDIN or not stat.S_ISREG((await anyio.Path(path).stat()).st_mode):
+                return None
+            async with await anyio.open_file(path, "rb") as file:
+                while chunk := await file.read(MANY_CHUNKS):
+                    total.update(chunk)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
         total.update(b"\0")
     return total.hexdigest()
 
@@ -148,52 +148,58 @@ async def open_files(paths: Sequence[str], catalog: str) -> Files:
     """The files at `paths`, open and looked at. Raises `InputError` for the first that cannot be used."""
     if paths.count(STDIN) > 1:
         raise InputError("- (stdin) is named twice, but it can be read only once")
-    return Files([await _opened(path, catalog) for path in paths], catalog)
+    inputs: list[_Input] = []
+    with ExitStack() as opened:
+        for path in paths:
+            inputs.append(_opened(path))
+            opened.callback(inputs[-1].close)
+            await anyio.to_thread.run_sync(_look, inputs[-1], catalog)
+        opened.pop_all()
+    return Files(inputs, catalog)
 
 
-async def _opened(path: str, catalog: str) -> _Input:
+def _opened(path: str) -> _Input:
+    name = "stdin" if path == STDIN else path
     try:
-        descriptor = sys.stdin.fileno() if path == STDIN else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = _stdin() if path == STDIN else os.open(path, OPENING)
         status = os.fstat(descriptor)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{name}: no such file") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{_shown(path)} cannot be read: {getattr(error, 'strerror', error)}") from None
+        raise InputError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path} is a folder: name the files in it")
-    regular = stat.S_ISREG(status.st_mode)
-    source = _Input(path, descriptor, status.st_size if regular else None, b"")
-    while len(source.beginning) < BEGINNING:
-        chunk = await source.read()
-        if not chunk:
-            source.ended = True
-            break
-        source.beginning += chunk
-        if source.size is None and b"\n" in source.beginning:
-            break  # a pipe may be slow: one line is enough to look at
-    _look(source, catalog)
-    return source
+        raise InputError(f"{name} is a folder: name the files in it")
+    return _Input(
+        name,
+        descriptor,
+        size=status.st_size if stat.S_ISREG(status.st_mode) else None,
+        # Other devices, such as /dev/null, cannot be waited for, and need not be.
+        waits=stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) or os.isatty(descriptor),
+        ours=path != STDIN,
+    )
+
+
+def _stdin() -> int:
+    if sys.stdin is None:  # as Python has it when the descriptor was closed before the start
+        raise ValueError("it is closed")
+    return sys.stdin.fileno()
 
 
 def _look(source: _Input, catalog: str) -> None:
-    """Refuse what is no list of IDs at all. Raises `InputError`."""
-    name, plain = _shown(source.name), source.beginning
-    if plain.startswith(GZIP):
-        try:
-            plain = next(Gunzip().feed(plain), b"")
-        except BrokenGzip as error:
-            raise InputError(f"{name}: {error}: get the file again") from None
-    elif source.name.endswith(".gz") and plain:
-        raise InputError(f"{name} is named .gz, but it holds no gzip data")
-    if b"\0" in plain[:BEGINNING] and not plain.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{name} is a binary file, not a list of connection IDs")
-    text = decoder(plain).decode(plain)
+    """Refuse what is no list of IDs at all, as far as that shows already. Raises `InputError`."""
+    if source.size is None:
+        return
+    parser = Parser(source.name, catalog)
     try:
-        # The header of a CSV file is refused now, not when its turn comes.
-        Parser(name, catalog, text).feed(text, 0)
+        beginning = os.pread(source.descriptor, BEGINNING, os.lseek(source.descriptor, 0, os.SEEK_CUR))
+        for _ in parser.feed(beginning):
+            pass
+        if len(beginning) < BEGINNING:
+            for _ in parser.end():
+                pass
+    except BrokenGzip as error:
+        raise InputError(f"{source.name}: {error}: get the file again") from None
     except InputError as error:
-        raise InputError(f"{name} {error}") from None
-
-
-def _shown(name: str) -> str:
-    return "stdin" if name == STDIN else name
+        raise InputError(f"{source.name} {error}") from None
+    except OSError as error:
+        raise InputError(f"{source.name} cannot be read: {error.strerror}") from None

@@ -257,21 +257,29 @@ class CsvRecords:
         if not speaks(lines[0]):
             return None, 1
         if self._column is None:
-            header = _header(lines, final=final)
-            if header is None:
-                return None, 0
-            self._delimiter, self._column, taken = header
-            return None, taken
+            return None, self._header(lines, final=final)
         try:
             record = first_record(lines, self._delimiter)
         except csv.Error as error:
             return Candidate(number, lines[0], f"not CSV: {error}"), 1
         if record is None:
-            return (Candidate(number, lines[0], "a quote is opened and not closed"), 1) if final else (None, 0)
+            return (
+                (Candidate(number, lines[0], "a quote is opened and not closed"), 1) if final else (None, 0)
+            )
         row, taken = record
         if self._column < len(row):
             return Candidate(number, row[self._column]), taken
-        return Candidate(number, "\n".join(lines[:taken]), "the row ends before the column with the ID"), taken
+        return Candidate(
+            number, "\n".join(lines[:taken]), "the row ends before the column with the ID"
+        ), taken
+
+    def _header(self, lines: Sequence[str], *, final: bool) -> int:
+        """How many of `lines` the header takes; 0 if more have to come first. Raises `InputError`."""
+        header = _header(lines, final=final)
+        if header is None:
+            return 0
+        self._delimiter, self._column, taken = header
+        return taken
 
 
 def first_record(lines: Sequence[str], delimiter: str) -> tuple[list[str], int] | None:

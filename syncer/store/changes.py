@@ -148,23 +148,21 @@ def _found(answer: Found, stored: Stored, changes: Changes) -> Outcome:
     known = stored.connections.get(connection.id)
     if known is not None and connection.updated_at < known.updated_at:
         return Outcome.STALE
-    types = _changed_types(connection, stored.types.get(connection.id, {}), asked_at)
-    versions = _changed_versions(connection, types, stored)
+    rows = [_type_row(connection.id, each) for each in connection.types]
+    types = _changed_types(rows, stored.types.get(connection.id, {}), asked_at)
+    versions = _changed_versions(connection, rows, types, stored)
     participants = _changed_participants(connection, stored)
-    row = ConnectionRow(
-        connection.id,
-        connection.arn,
-        connection.other_participant_account_id,
-        connection.updated_at,
-        known.first_seen_at if known else asked_at,
-        known.synced_at if known else asked_at,
-        None,
-    )
-    if row == known and not types and not versions and not participants:
+    values = connection.id, connection.arn, connection.other_participant_account_id, connection.updated_at
+    same = known is not None and known[:4] == values and known.removed_at is None
+    if same and not types and not versions and not participants:
         return Outcome.UNCHANGED
     if known is not None and connection.updated_at == known.updated_at and asked_at < known.synced_at:
         return Outcome.STALE
-    _put(row._replace(synced_at=max(row.synced_at, asked_at)), stored, changes)
+    if known is None:
+        row = ConnectionRow(*values, asked_at, asked_at, None)
+    else:
+        row = ConnectionRow(*values, known.first_seen_at, max(known.synced_at, asked_at), None)
+    _put(row, stored, changes)
     for each in types:
         stored.types.setdefault(connection.id, {})[each.type] = each
         changes.types[each.connection_id, each.type] = each
@@ -194,17 +192,20 @@ def _open(version: VersionRow, as_of: datetime, seen_at: datetime, stored: Store
         opened[-1] = opened[-1]._replace(valid_to=as_of)
     elif before is not None:
         changes.ended[key] = as_of
-    stored.versions[key] = version._replace(valid_from=as_of)
-    opened.append(stored.versions[key])
+    if version.valid_from != as_of:
+        version = version._replace(valid_from=as_of)
+    stored.versions[key] = version
+    opened.append(version)
 
 
-def _changed_versions(connection: Connection, types: list[TypeRow], stored: Stored) -> list[VersionRow]:
+def _changed_versions(
+    connection: Connection, rows: list[TypeRow], changed_types: list[TypeRow], stored: Stored
+) -> list[VersionRow]:
     """The versions that differ from the open ones; `valid_from` is still to be settled."""
     names = {each.type: each.participant_name for each in connection.types}
-    rows = [_type_row(connection.id, each) for each in connection.types]
-    rows += [row for row in types if row.type not in names]  # those that are removed now
+    gone = [row for row in changed_types if row.type not in names]
     changed = []
-    for row in rows:
+    for row in [*rows, *gone]:
         before = stored.versions.get((connection.id, row.type))
         name = names.get(row.type, before and before.participant_name)
         version = VersionRow(*row[:10], name, row.removed_at, connection.updated_at)
@@ -213,8 +214,7 @@ def _changed_versions(connection: Connection, types: list[TypeRow], stored: Stor
     return changed
 
 
-def _changed_types(connection: Connection, known: dict[str, TypeRow], asked_at: datetime) -> list[TypeRow]:
-    rows = [_type_row(connection.id, each) for each in connection.types]
+def _changed_types(rows: list[TypeRow], known: dict[str, TypeRow], asked_at: datetime) -> list[TypeRow]:
     answered = {row.type for row in rows}
     changed = [row for row in rows if known.get(row.type) != row]
     gone = [

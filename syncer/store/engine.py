@@ -108,6 +108,13 @@ def sqlstate(error: BaseException) -> str | None:
     return code if isinstance(code, str) else None
 
 
+def violated(error: BaseException) -> str | None:
+    """The name of the constraint that `error` is about, if it is about one."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    name = getattr(getattr(original, "diag", None), "constraint_name", None)
+    return name if isinstance(name, str) else None
+
+
 def is_passing(error: BaseException) -> bool:
     """Whether the same transaction may well succeed on a fresh connection: lost, deadlock, failover."""
     if isinstance(error, OSError | TimeoutError):

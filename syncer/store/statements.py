@@ -14,17 +14,15 @@ CONNECTIONS = text("""
     WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
 """)
 
-# Each type with its open version.
+# Each type, and what its open version says beyond it.
 TYPES = text("""
     SELECT connection_id, type, now.status, now.created_at, now.inviter_email, now.inviter_name,
            now.canceled_at, now.canceled_by, now.participant_kind, now.participant_id, now.removed_at,
-           open.status, open.created_at, open.inviter_email, open.inviter_name, open.canceled_at,
-           open.canceled_by, open.participant_kind, open.participant_id, open.participant_name,
-           open.removed_at, open.valid_from
+           open.participant_name, open.removed_at AS gone_at, open.valid_from
     FROM connection_type AS now
-    LEFT JOIN (SELECT * FROM connection_type_history WHERE valid_to IS NULL) AS open
-         USING (account_id, catalog, connection_id, type)
+    LEFT JOIN connection_type_history AS open USING (account_id, catalog, connection_id, type)
     WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
+      AND open.valid_to IS NULL
 """)
 
 PARTICIPANTS = text("""
@@ -44,71 +42,92 @@ LOCK_CONNECTIONS = text("""
 """)
 
 
-def _upsert(
-    table: str, columns: dict[str, str], key: tuple[str, ...], keep: str = "", more: str = ""
-) -> TextClause:
-    """An upsert of rows that are given as one array per column.
-
-    columns: name → type. key: of them, those of the primary key. keep: one that an update leaves alone.
-    more: the end of the statement.
-    """
-    names = ", ".join(columns)
+def _given(columns: dict[str, str]) -> str:
+    """Rows that arrive as one array per column. columns: name → type."""
     arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in columns.items())
-    updates = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in (*key, keep))
+    return f"unnest({arrays}) AS given ({', '.join(columns)})"
+
+
+def _insert(table: str, columns: dict[str, str], key: tuple[str, ...], more: str = "") -> TextClause:
+    """Insert given rows in the order of their key. more: the end of the statement."""
+    names = ", ".join(columns)
     return text(f"""
         INSERT INTO {table} (account_id, catalog, {names})
-        SELECT :account_id, :catalog, {names}
-        FROM unnest({arrays}) AS given ({names})
+        SELECT :account_id, :catalog, {names} FROM {_given(columns)}
         ORDER BY {", ".join(key)}
-        ON CONFLICT (account_id, catalog, {", ".join(key)}) DO UPDATE SET {updates}
         {more}
     """)
 
 
-# xmax is 0 in a row that this statement inserted: so a row that another worker inserted after we had found
-# none is told from one of ours.
-PUT_CONNECTIONS = _upsert(
-    "connection",
-    {
-        "id": "text",
-        "arn": "text",
-        "other_participant_account_id": "text",
-        "updated_at": "timestamptz",
-        "first_seen_at": "timestamptz",
-        "synced_at": "timestamptz",
-        "removed_at": "timestamptz",
-    },
-    key=("id",),
-    keep="first_seen_at",
-    more="RETURNING id, xmax = 0 AS inserted",
-)
+def _update(table: str, columns: dict[str, str], key: tuple[str, ...]) -> TextClause:
+    """Update given rows. Their locks are held already: see `LOCK_CONNECTIONS`."""
+    changes = ", ".join(f"{name} = given.{name}" for name in columns if name not in key)
+    same = " AND ".join(f"{table}.{name} = given.{name}" for name in key)
+    return text(f"""
+        UPDATE {table} SET {changes} FROM {_given(columns)}
+        WHERE {table}.account_id = :account_id AND {table}.catalog = :catalog AND {same}
+    """)
 
-# The guard: another worker may have named the participant from a newer connection since we looked. Compared
-# as in Python, by code points: the database's own collation may hold b for greater than C.
-PUT_PARTICIPANTS = _upsert(
+
+CONNECTION = {
+    "id": "text",
+    "arn": "text",
+    "other_participant_account_id": "text",
+    "updated_at": "timestamptz",
+    "first_seen_at": "timestamptz",
+    "synced_at": "timestamptz",
+    "removed_at": "timestamptz",
+}
+TYPE = {
+    "connection_id": "text",
+    "type": "text",
+    "status": "text",
+    "created_at": "timestamptz",
+    "inviter_email": "text",
+    "inviter_name": "text",
+    "canceled_at": "timestamptz",
+    "canceled_by": "text",
+    "participant_kind": "text",
+    "participant_id": "text",
+    "removed_at": "timestamptz",
+}
+PARTICIPANT = {
+    "kind": "text",
+    "id": "text",
+    "name": "text",
+    "connection_id": "text",
+    "updated_at": "timestamptz",
+}
+VERSION = {name: kind for name, kind in TYPE.items() if name != "removed_at"} | {
+    "participant_name": "text",
+    "removed_at": "timestamptz",
+    "valid_from": "timestamptz",
+    "valid_to": "timestamptz",
+}
+
+# Another worker may insert the same connection between our look and our insert. It is plain, so that this
+# is an error then, and everything is looked at again: cheaper than to expect it of every row.
+ADD_CONNECTIONS = _insert("connection", CONNECTION, key=("id",))
+CHANGE_CONNECTIONS = _update("connection", CONNECTION, key=("id",))
+SAME_CONNECTION = "connection_pkey"
+
+# Nobody else adds types to a connection, or versions to its history, while we hold its row.
+ADD_TYPES = _insert("connection_type", TYPE, key=("connection_id", "type"))
+CHANGE_TYPES = _update("connection_type", TYPE, key=("connection_id", "type"))
+ADD_VERSIONS = _insert("connection_type_history", VERSION, key=("connection_id", "type", "valid_from"))
+
+# Participants are everybody's. The guard: another worker may have named one from a newer connection since we
+# looked. Compared as in Python, by code points: the database's own collation may hold b for greater than C.
+PUT_PARTICIPANTS = _insert(
     "participant",
-    {"kind": "text", "id": "text", "name": "text", "connection_id": "text", "updated_at": "timestamptz"},
+    PARTICIPANT,
     key=("kind", "id"),
-    more="""WHERE (participant.updated_at, participant.connection_id COLLATE "C")
-                  <= (excluded.updated_at, excluded.connection_id COLLATE "C")""",
-)
-
-PUT_TYPES = _upsert(
-    "connection_type",
-    {
-        "connection_id": "text",
-        "type": "text",
-        "status": "text",
-        "created_at": "timestamptz",
-        "inviter_email": "text",
-        "inviter_name": "text",
-        "canceled_at": "timestamptz",
-        "canceled_by": "text",
-        "participant_kind": "text",
-        "participant_id": "text",
-        "removed_at": "timestamptz",
-    },
-    key=("connection_id", "type"),
+    more="""
+        ON CONFLICT (account_id, catalog, kind, id) DO UPDATE
+        SET name = excluded.name, connection_id = excluded.connection_id, updated_at = excluded.updated_at
+        WHERE (participant.updated_at, participant.connection_id COLLATE "C")
+              <= (excluded.updated_at, excluded.connection_id COLLATE "C")
+    """,
 )
 
 END_VERSIONS = text("""
@@ -119,23 +138,6 @@ END_VERSIONS = text("""
     WHERE history.account_id = :account_id AND history.catalog = :catalog
       AND history.connection_id = given.connection_id AND history.type = given.type
       AND history.valid_to IS NULL
-""")
-
-ADD_VERSIONS = text("""
-    INSERT INTO connection_type_history (
-        account_id, catalog, connection_id, type, status, created_at, inviter_email, inviter_name,
-        canceled_at, canceled_by, participant_kind, participant_id, participant_name, removed_at,
-        valid_from, valid_to
-    )
-    SELECT :account_id, :catalog, given.*
-    FROM unnest(
-        CAST(:connection_id AS text[]), CAST(:type AS text[]), CAST(:status AS text[]),
-        CAST(:created_at AS timestamptz[]), CAST(:inviter_email AS text[]), CAST(:inviter_name AS text[]),
-        CAST(:canceled_at AS timestamptz[]), CAST(:canceled_by AS text[]),
-        CAST(:participant_kind AS text[]), CAST(:participant_id AS text[]),
-        CAST(:participant_name AS text[]), CAST(:removed_at AS timestamptz[]),
-        CAST(:valid_from AS timestamptz[]), CAST(:valid_to AS timestamptz[])
-    ) AS given
 """)
 
 PUT_FAILURES = text("""

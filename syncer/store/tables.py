@@ -114,18 +114,6 @@ class ConnectionTypeHistory(SQLModel, table=True):
     """
 
     __tablename__ = "connection_type_history"
-    __table_args__ = (
-        Index(
-            "connection_type_history_open",
-            "account_id",
-            "catalog",
-            "connection_id",
-            "type",
-            unique=True,
-            postgresql_where=text("valid_to IS NULL"),
-        ),
-    )
-
     account_id: str = Field(sa_column=_text(key=True))
     catalog: str = Field(sa_column=_text(key=True))
     connection_id: str = Field(sa_column=_text(key=True))

@@ -6,10 +6,10 @@ never overwrite a newer one, however many workers there are.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import CursorResult, TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -21,7 +21,7 @@ from syncer.identifiers import Item
 from syncer.ledger import Ledger, Settlement
 from syncer.outcomes import Outcome
 from syncer.store import statements
-from syncer.store.arrays import columns, literal
+from syncer.store.arrays import Value, columns, literal
 from syncer.store.changes import (
     Changes,
     ConnectionRow,
@@ -31,7 +31,7 @@ from syncer.store.changes import (
     VersionRow,
     decide,
 )
-from syncer.store.engine import is_passing, is_refusal, sqlstate
+from syncer.store.engine import is_passing, is_refusal, sqlstate, violated
 
 # A failover takes up to a minute; after two, somebody should hear of it. What is not committed by then is
 # read again by the next run.
@@ -42,11 +42,10 @@ BACKOFF = wait_random_exponential(multiplier=0.1, max=5)
 HELD_BACK = "RemovalHeldBack"
 CONFIRMED_AT_ONCE = 500
 
+Key = TypeVar("Key")
+Row = TypeVar("Row", ConnectionRow, TypeRow)
+
 Sleep = Callable[[float], Awaitable[None]]
-
-
-class Moved(Exception):
-    """Another worker inserted a connection between our look and our insert: look again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,9 @@ class Writer:
         self._now = now
         self._committed = committed
         self._replaying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, Moved) or is_passing(error)),
+            retry=retry_if_exception(
+                lambda error: is_passing(error) or violated(error) == statements.SAME_CONNECTION
+            ),
             stop=stop_after_delay(patience),
             wait=BACKOFF,
             sleep=sleep,
@@ -195,37 +196,37 @@ class _Batch:
         while True:
             stored = await stored_for(self._connection, self._scope, fetched)
             known = set(stored.connections)
+            known_types = {(id, name) for id, types in stored.types.items() for name in types}
             changes = decide(fetched, stored, hold=hold)
             to_lock = known.intersection(changes.connections) - locked
             if not to_lock:
-                return changes.outcomes, await self._put(changes, known), changes.held
+                return changes.outcomes, await self._put(changes, known, known_types), changes.held
             # Only now do we know what must hold still. Look again once it does.
             await self._execute(statements.LOCK_CONNECTIONS, ids=literal(to_lock))
             locked |= to_lock
 
-    async def _put(self, changes: Changes, known: set[str]) -> int:
-        rows_written = 0
-        if changes.connections:
-            arrays = columns(ConnectionRow._fields, changes.connections.values())
-            put = list(await self._execute(statements.PUT_CONNECTIONS, **arrays))
-            if any(not row.inserted and row.id not in known for row in put):
-                raise Moved
-            rows_written += len(put)
-        if changes.participants:
-            arrays = columns(ParticipantRow._fields, changes.participants.values())
-            rows_written += (await self._execute(statements.PUT_PARTICIPANTS, **arrays)).rowcount
-        if changes.ended:
-            rows = [(*key, ended) for key, ended in changes.ended.items()]
-            await self._execute(
-                statements.END_VERSIONS, **columns(("connection_id", "type", "valid_to"), rows)
-            )
-        if changes.versions:
-            versions = [version for each in changes.versions.values() for version in each]
-            await self._execute(statements.ADD_VERSIONS, **columns(VersionRow._fields, versions))
-        if changes.types:
-            arrays = columns(TypeRow._fields, changes.types.values())
-            rows_written += (await self._execute(statements.PUT_TYPES, **arrays)).rowcount
+    async def _put(self, changes: Changes, known: set[str], known_types: set[tuple[str, str]]) -> int:
+        """Write `changes` beside what was known before them; how many rows of the three tables that were."""
+        add, change = _split(changes.connections, known)
+        rows_written = await self._write(statements.ADD_CONNECTIONS, ConnectionRow._fields, add)
+        rows_written += await self._write(statements.CHANGE_CONNECTIONS, ConnectionRow._fields, change)
+        participants = [*changes.participants.values()]
+        rows_written += await self._write(statements.PUT_PARTICIPANTS, ParticipantRow._fields, participants)
+        add_types, change_types = _split(changes.types, known_types)
+        rows_written += await self._write(statements.ADD_TYPES, TypeRow._fields, add_types)
+        rows_written += await self._write(statements.CHANGE_TYPES, TypeRow._fields, change_types)
+        ended = [(*key, valid_to) for key, valid_to in changes.ended.items()]
+        await self._write(statements.END_VERSIONS, ("connection_id", "type", "valid_to"), ended)
+        versions = [version for each in changes.versions.values() for version in each]
+        await self._write(statements.ADD_VERSIONS, VersionRow._fields, versions)
         return rows_written
+
+    async def _write(
+        self, statement: TextClause, fields: tuple[str, ...], rows: Sequence[tuple[Value, ...]]
+    ) -> int:
+        if not rows:
+            return 0
+        return (await self._execute(statement, **columns(fields, rows))).rowcount
 
     async def clear_failures(self, fetched: Sequence[Fetched]) -> None:
         """An ID that settles is no failure any more."""
@@ -273,10 +274,10 @@ async def stored_for(connection: AsyncConnection, scope: Scope, fetched: Sequenc
     if stored.connections:
         for found in await execute(statements.TYPES, ids=literal(stored.connections)):
             values: list[Any] = [*found]
-            key, now, opened = values[:2], values[2:11], values[11:]
-            stored.types.setdefault(key[0], {})[key[1]] = TypeRow(*key, *now)
+            now = TypeRow(*values[:11])
+            stored.types.setdefault(now.connection_id, {})[now.type] = now
             if found.valid_from is not None:
-                stored.versions[key[0], key[1]] = VersionRow(*key, *opened)
+                stored.versions[now.connection_id, now.type] = VersionRow(*values[:10], *values[11:])
     participants = {
         (each.participant_kind, each.participant_id)
         for answer in fetched
@@ -288,6 +289,12 @@ async def stored_for(connection: AsyncConnection, scope: Scope, fetched: Sequenc
         for row in await execute(statements.PARTICIPANTS, kinds=literal(kinds), ids=literal(wanted)):
             stored.participants[row.kind, row.id] = ParticipantRow._make(row)
     return stored
+
+
+def _split(rows: Mapping[Key, Row], known: Container[Key]) -> tuple[list[Row], list[Row]]:
+    """The rows that are new, and those that are known."""
+    new = [row for key, row in rows.items() if key not in known]
+    return new, [row for key, row in rows.items() if key in known]
 
 
 def _held(fetched: Sequence[Fetched], held: dict[str, datetime]) -> list[tuple[Failure, datetime]]:

@@ -41,7 +41,11 @@ def synced(folder: Path, size: int, variables: dict[str, str]) -> tuple[float, f
 
 
 def main(sizes: list[int]) -> None:
-    with tempfile.TemporaryDirectory() as name, embedded(Path(name) / "database") as database:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        tempfile.TemporaryDirectory() as folder,
+        embedded(Path(folder)) as database,
+    ):
         anyio.run(migrate, database.url)
         simulator = subprocess.Popen(
             [sys.executable, "-m", "syncer", "simulate", "--port", "0", "--seed", "1",

@@ -10,9 +10,11 @@ made before the clock starts. The figures are medians of the rounds, the ratios 
 import argparse
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import anyio
 from sqlalchemy import text
@@ -179,6 +181,19 @@ async def copy(engine: AsyncEngine, work: list[list[Found]]) -> float:
                                  kind.inviter_email, kind.inviter_name, None, None, kind.participant_kind,
                                  kind.participant_id)
                             )  # fmt: skip
+                async with cursor.copy(
+                    "COPY connection_type_history (account_id, catalog, connection_id, type, status,"
+                    " created_at, inviter_email, inviter_name, canceled_at, canceled_by, participant_kind,"
+                    " participant_id, participant_name, valid_from) FROM STDIN"
+                ) as rows:
+                    for answer in batch:
+                        each = answer.connection
+                        for kind in each.types:
+                            await rows.write_row(
+                                (ACCOUNT, CATALOG, each.id, kind.type, kind.status, kind.created_at,
+                                 kind.inviter_email, kind.inviter_name, None, None, kind.participant_kind,
+                                 kind.participant_id, kind.participant_name, each.updated_at)
+                            )  # fmt: skip
     return time.perf_counter() - began
 
 
@@ -216,5 +231,5 @@ if __name__ == "__main__":
     if given.url:
         anyio.run(compare, given.url, given.connections, given.rounds)
     else:
-        with embedded() as database:
+        with tempfile.TemporaryDirectory() as folder, embedded(Path(folder)) as database:
             anyio.run(compare, database.url, given.connections, given.rounds)
