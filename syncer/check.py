@@ -3,8 +3,6 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import aioboto3
-
 from syncer.endings import exit_for
 from syncer.exits import Exit
 from syncer.partner_central import client
@@ -28,10 +26,9 @@ async def findings(settings: RunSettings, database_url: str) -> list[Finding]:
     found = [await _found("database", lambda: _database(database_url))]
     if found[-1].exit is Exit.OK:
         found.append(await _schema(database_url))
-    session = aioboto3.Session()
-    found.append(await _found("credentials", lambda: _credentials(session, settings)))
+    found.append(await _found("credentials", lambda: _credentials(settings)))
     if found[-1].exit is Exit.OK:
-        found.append(await _found("API", lambda: _api(session, settings)))
+        found.append(await _found("API", lambda: _api(settings)))
     return found
 
 
@@ -54,14 +51,15 @@ async def _schema(url: str) -> Finding:
     return Finding("schema", Exit.OK, f"version {schema.VERSION}, current")
 
 
-async def _credentials(session: aioboto3.Session, settings: RunSettings) -> str:
+async def _credentials(settings: RunSettings) -> str:
+    session = client.own_session()
     if settings.account_id:
         return f"account {settings.account_id}, as configured"
     return f"account {await client.account_of(session)}, as STS tells"
 
 
-async def _api(session: aioboto3.Session, settings: RunSettings) -> str:
-    async with client.opened(session, catalog=settings.catalog, connections=1) as api:
+async def _api(settings: RunSettings) -> str:
+    async with client.opened(client.own_session(), catalog=settings.catalog, connections=1) as api:
         page = await api.list_connections(limit=1)
     some = "at least one connection" if page.get("ConnectionSummaries") else "no active connection"
     return f"Partner Central answers for catalog {settings.catalog}: {some}"

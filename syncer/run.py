@@ -42,7 +42,7 @@ async def sync(settings: RunSettings, database_url: str) -> list[Report]:
             async with background(partial(show, progress)):
                 account = partial(_account, settings, engine=engine, url=database_url, progress=progress)
                 if not roles:
-                    return [await account(aioboto3.Session(), settings.account_id, stops[0])]
+                    return [await account(client.own_session(), settings.account_id, stops[0])]
                 return await _side_by_side(settings, account, stops)
     except (DBAPIError, OSError) as error:
         raise meaning(error, database_url) from None

@@ -65,7 +65,7 @@ class Stop:
         """Sleep; not beyond `grace` seconds after the stop was asked for. Raises `Stopped` then."""
         with anyio.move_on_after(seconds):
             await self._asked.wait()
-            await anyio.sleep(self._asked_at + grace - time.monotonic())
+            await anyio.sleep(max(0.0, self._asked_at + grace - time.monotonic()))
             raise Stopped
 
 

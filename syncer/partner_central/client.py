@@ -16,10 +16,11 @@ import aioboto3
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioAssumeRoleCredentialFetcher, AioDeferredRefreshableCredentials
 from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError
 from botocore.utils import parse_timestamp
 
 from syncer import __version__
-from syncer.partner_central.errors import translated
+from syncer.partner_central.errors import Denied, translated
 
 SERVICE = "partnercentral-account"
 # The service is in this region only, whatever region the rest of the environment speaks of.
@@ -93,6 +94,14 @@ def _config(connections: int) -> AioConfig:
         parameter_validation=False,
         user_agent=f"syncer/{__version__} aioboto3",
     )
+
+
+def own_session() -> aioboto3.Session:
+    """A session with the credentials that the SDK finds by itself. Raises `PartnerCentralError`."""
+    try:
+        return aioboto3.Session()
+    except BotoCoreError as error:  # no such profile, a broken configuration file
+        raise Denied(type(error).__name__, str(error)) from None
 
 
 async def assuming(role: str, external_id: str | None) -> aioboto3.Session:

@@ -8,11 +8,15 @@ import codecs
 import csv
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from syncer.identifiers import Item, item
+
+# What no text has: control characters, but for breaks of line and page, tab, and what colours a terminal.
+CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 LONGEST_LINE = 64 * 1024
 # A quoted field may hold line breaks, but a quote that is still open after so many lines is a mistake.
@@ -136,7 +140,7 @@ class Text:
             self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
         text = self._decoder.decode(data, final=final)
         if self._to_look_at:
-            if "\0" in text[: self._to_look_at]:
+            if CONTROL.search(text[: self._to_look_at]):
                 raise InputError("is a binary file, not a list of connection IDs")
             self._to_look_at = max(0, self._to_look_at - len(text))
         return text

@@ -6,7 +6,7 @@ snapshot between statements, so it holds back no vacuum.
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 from sqlalchemy import text
@@ -67,10 +67,17 @@ async def _keep(
                 await current.execute(HERE)
             except (DBAPIError, OSError):
                 if current is not None:
-                    await current.invalidate()
-                    await current.close()
+                    await _let_go(current)
                 current = None
     finally:
         if current is not None:
             with anyio.CancelScope(shield=True):
-                await current.close()
+                await _let_go(current)
+
+
+async def _let_go(connection: AsyncConnection) -> None:
+    """Close `connection`, which may be dead already; then the server has let go of the lock by itself."""
+    with suppress(DBAPIError, OSError):
+        await connection.invalidate()
+    with suppress(DBAPIError, OSError):
+        await connection.close()
