@@ -7,6 +7,7 @@ Each size is put into an empty database by COPY, as a sync would have left it, a
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -30,14 +31,15 @@ ONE_TYPE_EACH = """
                                  participant_kind, participant_id)
     SELECT account_id, catalog, id, 'SUBSIDIARY', 'ACTIVE', updated_at, 'Account', '1' FROM connection
 """
-TOUCHED = """
-    SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables
-    WHERE relname IN ('connection', 'connection_type', 'participant', 'connection_type_history')
-"""
+# A row that was written since has a younger transaction in it.
+TOUCHED = "SELECT " + " + ".join(
+    f"(SELECT count(*) FROM {table} WHERE xmin::text::bigint > %(since)s)"
+    for table in ("connection", "connection_type", "participant", "connection_type_history")
+)
 
 
-def store(url: str, size: int) -> int:
-    """Store what is listed of a population of `size`; how many connections that are."""
+def store(url: str, size: int) -> tuple[int, int]:
+    """Store what is listed of a population of `size`: how many connections, and the last transaction's ID."""
     now, listed = datetime.now(UTC), 0
     population = Population(size, SEED)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -58,8 +60,8 @@ def store(url: str, size: int) -> int:
         connection.execute(PARTICIPANT.encode())
         connection.execute(ONE_TYPE_EACH.encode())
         connection.execute("ANALYZE")
-        connection.execute("SELECT pg_stat_reset()")
-    return listed
+        last = connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+    return listed, last[0] if last else 0
 
 
 def main(sizes: list[int]) -> None:
@@ -70,7 +72,7 @@ def main(sizes: list[int]) -> None:
         anyio.run(migrate, database.url)
         least = None
         for size in sizes:
-            listed = store(database.url, size)
+            listed, last = store(database.url, size)
             simulator = subprocess.Popen(
                 [sys.executable, "-m", "syncer", "simulate", "--port", "0", "--seed", str(SEED),
                  "--connections", str(size)],
@@ -90,12 +92,14 @@ def main(sizes: list[int]) -> None:
             simulator.terminate()
             simulator.wait()
             with psycopg.connect(database.url) as connection:
-                touched = connection.execute(TOUCHED).fetchone()
+                (touched,) = connection.execute(TOUCHED.encode(), {"since": last}).fetchone() or (None,)
             peak = usage.ru_maxrss / 1024
             least = least or peak
+            told = json.loads(result)
             print(
-                f"{listed:9,} listed: {peak:6.1f} MiB ({peak / least:.2f} x), "
-                f"rows touched: {touched}, {result}",
+                f"{listed:9,} listed: {peak:6.1f} MiB ({peak / least:.2f} x), {told['api_calls']:,} calls, "
+                f"{told['skipped']:,} skipped, {told['seconds']:.1f} s, rows touched: {touched}",
+                flush=True,
             )
 
 

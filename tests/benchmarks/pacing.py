@@ -1,6 +1,6 @@
 """How close to a request quota that nobody knows: syncer beside what people use instead.
 
-    .venv/bin/python tests/benchmarks/pacing.py [--row 10 50 500 four falling none] [--quick] [--plot FILE.svg]
+    .venv/bin/python tests/benchmarks/pacing.py [--row 10 50 500 four falling none] [--quick] [--plot SVG]
 
 Each client has a simulated API to itself: a token bucket, in a process of its own, 50 to 70 ms per answer.
 Everything is measured there, the same for all, from the first call's arrival to that of the last one served.
@@ -186,7 +186,10 @@ def in_tasks(retries: dict[str, Any], url: str, ids: int) -> int:
 
                 async def one(identifier: str) -> None:
                     nonlocal given_up
-                    call = partial(sdk.get_connection, Catalog=CATALOG, Identifier=identifier)
+
+                    async def call() -> None:
+                        await sdk.get_connection(Catalog=CATALOG, Identifier=identifier)
+
                     try:
                         await (again(call) if once else call())
                     except ClientError:
@@ -250,7 +253,7 @@ def _ignored(_error: PartnerCentralError) -> None:
     pass
 
 
-def worker(database_url: str, url: str, ids: int, taken: Any, begin: Any, told: Any) -> None:
+def worker(database_url: str, url: str, ids: int, *, taken: Any, begin: Any, told: Any) -> None:
     """One of several processes that take IDs from a common pool; tells how many it has fetched.
 
     Two runs of the program may not be on at once for one account, so this puts its parts together.
@@ -294,8 +297,10 @@ def worker(database_url: str, url: str, ids: int, taken: Any, begin: Any, told: 
 def together(processes: int, database_url: str, url: str, ids: int) -> list[int]:
     """What each of the processes has fetched."""
     told = SPAWN.SimpleQueue()
-    arguments = (database_url, url, ids, SPAWN.Value("i", 0), SPAWN.Barrier(processes), told)
-    workers = [SPAWN.Process(target=worker, args=arguments) for _ in range(processes)]
+    common = {"taken": SPAWN.Value("i", 0), "begin": SPAWN.Barrier(processes), "told": told}
+    workers = [
+        SPAWN.Process(target=worker, args=(database_url, url, ids), kwargs=common) for _ in range(processes)
+    ]
     for process in workers:
         process.start()
     fetched = [told.get() for _ in workers]
@@ -409,7 +414,6 @@ def at_quota(
     databases: Databases, rate: float, ids: int, slots: int = SLOTS, others: Sequence[str] = ()
 ) -> list[Measured]:
     """syncer cold, beside it the others, then syncer warm."""
-    # A tenth of the IDs in a tenth of the bucket: what is measured is the time after the burst.
     row, faults = f"{rate:g}/s, burst {rate:g}", quota(rate, rate)
     url = databases.empty()
     syncer = partial(program, slots, url)
@@ -475,6 +479,11 @@ COLOURS = {
 }
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 860, 460, 64, 40, 190, 48
 POINTS = 160
+FONT = 'font-family="system-ui, sans-serif" font-size="13" role="img"'
+STYLE = """<style>
+  text { fill: #57606a } .ideal { stroke: #57606a } .axis { stroke: #8b949e; stroke-opacity: 0.35 }
+  @media (prefers-color-scheme: dark) { text { fill: #b1bac4 } .ideal { stroke: #b1bac4 } }
+</style>"""
 
 
 def plot(lines: Sequence[Measured], rate: float) -> str:
@@ -493,14 +502,12 @@ def plot(lines: Sequence[Measured], rate: float) -> str:
     def label(x: float, y: float, words: str, style: str = "") -> str:
         return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{words}</text>'
 
+    title = f"Calls served, quota {rate:g}/s, burst {rate:g}, {ids:,} IDs"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="system-ui, sans-serif" font-size="13" role="img">',
-        f"<title>Calls served over time at {rate:g} calls/s, burst {rate:g}, {ids:,} IDs</title>",
-        "<style>text { fill: #57606a } .axis { stroke: #8b949e; stroke-opacity: 0.35 }"
-        " .ideal { stroke: #57606a }"
-        " @media (prefers-color-scheme: dark) { text { fill: #b1bac4 } .ideal { stroke: #b1bac4 } }</style>",
-        label(LEFT, 22, f"Calls served, quota {rate:g}/s, burst {rate:g}, {ids:,} IDs", 'font-weight="600"'),
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {FONT}>',
+        f"<title>{title}</title>",
+        STYLE,
+        label(LEFT, 22, title, 'font-weight="600"'),
     ]
     for number in range(int(longest / step) + 1):
         x = LEFT + number * step * across

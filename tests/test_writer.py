@@ -1,0 +1,157 @@
+"""The writer against a real Postgres: several at once, rows that are refused, answers that come late."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from syncer.answers import Connection, ConnectionType, Fetched, Found, Missing
+from syncer.identifiers import Item
+from syncer.ledger import Ledger, Settlement
+from syncer.outcomes import Outcome
+from syncer.partner_central.population import Population
+from syncer.store import runs
+from syncer.store.engine import engine_for
+from syncer.store.writer import Scope, Writer
+from tests.conftest import Program, ids_file, rows, served
+from tests.test_listing import assert_history_is_whole
+from tests.test_sync import assert_in_step
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def found(number: int, *, version: int = 0, asked: int = 0) -> Found:
+    """Connection `number` in its `version`; participants are shared between all."""
+    identifier = f"pac-{number:013d}"
+    each = ConnectionType(
+        "SUBSIDIARY", "ACTIVE", T0, "i@x.example", "I", None, None, "Account", f"p{number % 7}", f"v{version}"
+    )
+    return Found(
+        Item(0, identifier),
+        T0 + timedelta(seconds=asked),
+        Connection(identifier, f"arn:{version}", "0" * 12, T0 + timedelta(seconds=version), (each,)),
+    )
+
+
+async def writer(engine: AsyncEngine) -> tuple[Writer, Ledger]:
+    scope, ledger = Scope(runs.new_id(T0), "000000000009", "AWS"), Ledger()
+    await runs.start(engine, scope, runs.Beginning("queue", T0))
+
+    async def committed(_: Settlement) -> None:
+        pass
+
+    return Writer(engine, scope, ledger, now=lambda: T0, sleep=anyio.sleep, committed=committed), ledger
+
+
+async def write(one: tuple[Writer, Ledger], answers: list[Fetched]) -> None:
+    """Write `answers` as one batch, each as an item of its own."""
+    read = []
+    for answer in answers:
+        item = Item(one[1].tally.read, answer.item.identifier)
+        one[1].read(item)
+        read.append(
+            Missing(item, answer.asked_at)
+            if isinstance(answer, Missing)
+            else Found(item, answer.asked_at, answer.connection)
+        )
+    await one[0].write(read)
+
+
+async def test_writers_at_once_neither_deadlock_nor_let_an_older_answer_win(database_url: str) -> None:
+    engine = engine_for(database_url, connections=8)
+    newest = 5
+
+    async def work(seed: int) -> None:
+        dice = random.Random(seed)
+        one = await writer(engine)
+        for _ in range(12):
+            numbers = dice.sample(range(120), 60)
+            await write(
+                one,
+                [
+                    found(number, version=dice.randint(0, newest), asked=dice.randint(0, 99))
+                    for number in numbers
+                ],
+            )
+
+    async with anyio.create_task_group() as writers:
+        for seed in range(4):
+            writers.start_soon(work, seed)
+    last = await writer(engine)
+    await write(last, [found(number, version=newest, asked=100) for number in range(120)])
+    await engine.dispose()
+    assert rows(database_url, "SELECT DISTINCT arn FROM connection") == [(f"arn:{newest}",)]
+    assert set(rows(database_url, "SELECT name, connection_id FROM participant")) == {
+        (f"v{newest}", f"pac-{max(n for n in range(120) if n % 7 == kind):013d}") for kind in range(7)
+    }
+    assert rows(
+        database_url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    ) == [(0,)]
+    assert_history_is_whole(database_url)
+
+
+async def test_a_late_answer_neither_overwrites_nor_removes(database_url: str) -> None:
+    engine = engine_for(database_url)
+    early, late = await writer(engine), await writer(engine)
+    await write(early, [found(1, version=2, asked=10)])
+    await write(late, [found(1, version=1, asked=20)])
+    await write(late, [Missing(Item(0, "pac-0000000000001"), T0 + timedelta(seconds=5))])
+    await late[0].confirm_removals()
+    await engine.dispose()
+    assert late[1].tally[Outcome.STALE] == 2
+    assert rows(database_url, "SELECT arn, removed_at FROM connection") == [("arn:2", None)]
+
+
+async def test_the_checkpoint_is_committed_with_the_rows(database_url: str) -> None:
+    engine = engine_for(database_url)
+    one = await writer(engine)
+    await write(one, [found(number) for number in range(30)])
+    with psycopg.connect(database_url) as connection:
+        connection.execute("ALTER TABLE sync_run ADD CHECK (checkpoint < 40)")
+    refused = await writer(engine)
+    # The run's row cannot be written, so nothing of the batch may be there either.
+    with pytest.raises(IntegrityError, match="sync_run_checkpoint_check"):
+        await write(refused, [found(number) for number in range(100, 150)])
+    await engine.dispose()
+    ((checkpoint, connections),) = rows(
+        database_url, "SELECT sum(checkpoint), (SELECT count(*) FROM connection) FROM sync_run"
+    )
+    assert checkpoint == connections
+
+
+async def test_a_row_that_the_database_refuses_costs_only_itself(program: Program, database_url: str) -> None:
+    population = Population(300, seed=60)
+    bad = population.identifier(123)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(f"ALTER TABLE connection_type ADD CHECK (connection_id <> '{bad}')".encode())
+    async with served(program, population):
+        done = await program("sync", ids_file(program.folder, population), "--json")
+        assert (done.exit, done.result["failed"], done.result["written"]) == (1, 1, 299)
+        assert rows(database_url, "SELECT identifier, code FROM sync_failure") == [(bad, "RefusedByDatabase")]
+        with psycopg.connect(database_url) as connection:
+            connection.execute(
+                "ALTER TABLE connection_type DROP CONSTRAINT connection_type_connection_id_check"
+            )
+        assert (await program("sync", "--failed")).exit == 0
+    assert_in_step(database_url, population)
+
+
+async def test_hostile_text_arrives_or_is_replaced(program: Program, database_url: str) -> None:
+    population = Population(3, seed=61)
+    names: dict[str, Any] = {"'; DROP TABLE connection; --": 0, 'a"b\\c{d},NULL': 1, "nul\x00 lone\ud800": 2}
+    for name, number in names.items():
+        answer: Any = population.get(population.identifier(number))
+        for detail in answer["ConnectionTypes"].values():
+            detail["InviterName"] = name
+        population.overrides[population.identifier(number)] = answer
+    async with served(program, population):
+        done = await program("sync", ids_file(program.folder, population), "--json")
+    assert done.exit == 0, done.stderr
+    assert done.events("schema_drift")
+    stored = {name for (name,) in rows(database_url, "SELECT inviter_name FROM connection_type")}
+    assert stored == {"'; DROP TABLE connection; --", 'a"b\\c{d},NULL', "nul\ufffd lone\ufffd"}
