@@ -1,12 +1,14 @@
 """The writer against a real Postgres: several at once, rows that are refused, answers that come late."""
 
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
 import psycopg
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -155,3 +157,31 @@ async def test_hostile_text_arrives_or_is_replaced(program: Program, database_ur
     assert done.events("schema_drift")
     stored = {name for (name,) in rows(database_url, "SELECT inviter_name FROM connection_type")}
     assert stored == {"'; DROP TABLE connection; --", 'a"b\\c{d},NULL', "nul\ufffd lone\ufffd"}
+
+
+async def test_tables_that_nobody_has_analyzed_yet_are_looked_up_by_their_keys(database_url: str) -> None:
+    """As after a first load: the planner knows nothing of their sizes, and must not go through all rows."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for table in ("connection", "connection_type", "participant", "connection_type_history"):
+            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
+    engine = engine_for(database_url)
+    one = await writer(engine)
+    await write(one, [found(number) for number in range(1000)])
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await write(one, [found(number, asked=10) for number in range(500)])
+    await write(one, [found(number, version=1, asked=20) for number in range(500)])
+    await engine.dispose()
+    explained = 0
+    with psycopg.connect(database_url) as connection:
+        for statement, parameters in asked:
+            if statement.split()[0] in ("SELECT", "UPDATE") and "sync_run" not in statement:
+                plan = connection.execute(b"EXPLAIN " + statement.encode(), parameters).fetchall()
+                lines = "\n".join(line for (line,) in plan)
+                assert re.search(r"Index Cond: .* = ANY", lines), lines
+                explained += 1
+    assert explained >= 8

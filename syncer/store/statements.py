@@ -3,6 +3,10 @@
 The order keeps workers from deadlocking: whoever locks several rows locks them in the same order. It
 stands inside the SQL because only there it is the order of the locks. Keys are compared with `=`, which can
 use the primary key's index.
+
+Each table is looked up by an array of keys, by itself, or at least so beside a join. A join alone is quick
+only where the planner knows the sizes: in tables that were just filled for the first time, and not analyzed
+yet, it goes through all of an account's rows for each row of a batch.
 """
 
 from sqlalchemy import TextClause, text
@@ -14,22 +18,27 @@ CONNECTIONS = text("""
     WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
 """)
 
-# Each type, and what its open version says beyond it.
 TYPES = text("""
-    SELECT connection_id, type, now.status, now.created_at, now.inviter_email, now.inviter_name,
-           now.canceled_at, now.canceled_by, now.participant_kind, now.participant_id, now.removed_at,
-           open.participant_name, open.removed_at AS gone_at, open.valid_from
-    FROM connection_type AS now
-    LEFT JOIN connection_type_history AS open USING (account_id, catalog, connection_id, type)
+    SELECT connection_id, type, status, created_at, inviter_email, inviter_name, canceled_at, canceled_by,
+           participant_kind, participant_id, removed_at
+    FROM connection_type
     WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
-      AND open.valid_to IS NULL
 """)
 
+OPEN_VERSIONS = text("""
+    SELECT connection_id, type, status, created_at, inviter_email, inviter_name, canceled_at, canceled_by,
+           participant_kind, participant_id, participant_name, removed_at, valid_from
+    FROM connection_type_history
+    WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
+      AND valid_to IS NULL
+""")
+
+# More than was asked for, where one ID is of two kinds: that does no harm.
 PARTICIPANTS = text("""
     SELECT kind, id, name, connection_id, updated_at
     FROM participant
-    JOIN unnest(CAST(:kinds AS text[]), CAST(:ids AS text[])) AS wanted (kind, id) USING (kind, id)
     WHERE account_id = :account_id AND catalog = :catalog
+      AND kind = ANY(CAST(:kinds AS text[])) AND id = ANY(CAST(:ids AS text[]))
 """)
 
 # Whoever changes a connection or its types holds the connection's row until it commits.
@@ -66,6 +75,7 @@ def _update(table: str, columns: dict[str, str], key: tuple[str, ...]) -> TextCl
     return text(f"""
         UPDATE {table} SET {changes} FROM {_given(columns)}
         WHERE {table}.account_id = :account_id AND {table}.catalog = :catalog AND {same}
+          AND {table}.{key[0]} = ANY(CAST(:{key[0]} AS {columns[key[0]]}[]))
     """)
 
 
@@ -137,7 +147,7 @@ END_VERSIONS = text("""
          AS given (connection_id, type, valid_to)
     WHERE history.account_id = :account_id AND history.catalog = :catalog
       AND history.connection_id = given.connection_id AND history.type = given.type
-      AND history.valid_to IS NULL
+      AND history.connection_id = ANY(CAST(:connection_id AS text[])) AND history.valid_to IS NULL
 """)
 
 PUT_FAILURES = text("""
@@ -163,7 +173,7 @@ CLEAR_FAILURES = text("""
         WHERE account_id = :account_id AND catalog = :catalog AND identifier = ANY(CAST(:ids AS text[]))
         ORDER BY identifier
         FOR UPDATE
-    )
+    ) AND identifier = ANY(CAST(:ids AS text[]))
 """)
 
 START_RUN = text("""
@@ -220,11 +230,11 @@ LIVE_AFTER = text("""
     SELECT id
     FROM connection
     WHERE account_id = :account_id AND catalog = :catalog AND id > :after AND removed_at IS NULL
-      AND EXISTS (
-          SELECT FROM connection_type AS type
+      AND 'ACTIVE' = ANY(ARRAY(
+          SELECT status FROM connection_type AS type
           WHERE type.account_id = connection.account_id AND type.catalog = connection.catalog
-            AND type.connection_id = connection.id AND type.status = 'ACTIVE' AND type.removed_at IS NULL
-      )
+            AND type.connection_id = connection.id AND type.removed_at IS NULL
+      ))
     ORDER BY id
     LIMIT :page
 """)

@@ -7,6 +7,7 @@ never overwrite a newer one, however many workers there are.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -101,7 +102,9 @@ class Writer:
         A row that the database refuses is found by halving: the others are written, it becomes a failure.
         """
         try:
-            settlement: Settlement = await self._replaying(self._transaction, answers)
+            settlement: Settlement = await self._replaying(
+                _in_order, lambda locked: self._transaction(answers, locked)
+            )
         except Exception as error:
             if not is_refusal(error):
                 raise
@@ -126,17 +129,17 @@ class Writer:
     async def confirm_removals(self) -> None:
         """Carry out the removals that were held back: their failures become what they are."""
         while self._ledger.held:
-            settlement: Settlement = await self._replaying(self._confirmation)
+            settlement: Settlement = await self._replaying(_in_order, self._confirmation)
             if not settlement.held:
                 break  # somebody else has taken their failures over
             self._ledger.settle(settlement)
 
-    async def _transaction(self, answers: Sequence[Answer]) -> Settlement:
+    async def _transaction(self, answers: Sequence[Answer], locked: AbstractSet[str]) -> Settlement:
         fetched = [answer for answer in answers if not isinstance(answer, Failure)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         async with self._engine.begin() as connection:
             batch = _Batch(connection, self._scope)
-            fetched_outcomes, rows_written, held = await batch.apply(fetched, hold=True)
+            fetched_outcomes, rows_written, held = await batch.apply(fetched, locked, hold=True)
             await batch.clear_failures([answer for answer in fetched if answer.item.identifier not in held])
             failed_at = self._now()
             await batch.record_failures(
@@ -151,7 +154,7 @@ class Writer:
             await self._record(connection, settlement)
         return settlement
 
-    async def _confirmation(self) -> Settlement:
+    async def _confirmation(self, locked: AbstractSet[str]) -> Settlement:
         async with self._engine.begin() as connection:
             held = await connection.execute(
                 statements.HELD,
@@ -164,7 +167,7 @@ class Writer:
             )
             missing = [Missing(Item(0, row.identifier), row.last_failed_at) for row in held]
             batch = _Batch(connection, self._scope)
-            outcomes, rows_written, _ = await batch.apply(missing, hold=False)
+            outcomes, rows_written, _ = await batch.apply(missing, locked, hold=False)
             await batch.clear_failures(missing)
             settlement = self._ledger.confirmation(outcomes, rows_written)
             await self._record(connection, settlement)
@@ -176,6 +179,24 @@ class Writer:
         )
 
 
+class _MustHold(Exception):
+    """While we waited for our locks, somebody added connections that we would change too."""
+
+    def __init__(self, ids: AbstractSet[str]) -> None:
+        super().__init__()
+        self.ids = ids
+
+
+async def _in_order(transaction: Callable[[AbstractSet[str]], Awaitable[Settlement]]) -> Settlement:
+    """Do `transaction` with all its locks taken at once: two that take more later may wait for each other."""
+    locked: set[str] = set()
+    while True:
+        try:
+            return await transaction(locked)
+        except _MustHold as more:
+            locked |= more.ids
+
+
 class _Batch:
     """The statements of one transaction."""
 
@@ -184,15 +205,17 @@ class _Batch:
         self._scope = scope
 
     async def apply(
-        self, fetched: Sequence[Fetched], *, hold: bool
+        self, fetched: Sequence[Fetched], locked: AbstractSet[str], *, hold: bool
     ) -> tuple[list[Outcome], int, dict[str, datetime]]:
-        """Write what `fetched` changes.
+        """Write what `fetched` changes; `locked` are connections to be held from the beginning.
 
         The outcome of each, how many rows were written, and the removals that were held back, if `hold`.
+        Raises `_MustHold` when there are more to be held than that.
         """
         if not fetched:
             return [], 0, {}
-        locked: set[str] = set()
+        if locked:
+            await self._execute(statements.LOCK_CONNECTIONS, ids=literal(locked))
         while True:
             stored = await stored_for(self._connection, self._scope, fetched)
             known = set(stored.connections)
@@ -201,9 +224,11 @@ class _Batch:
             to_lock = known.intersection(changes.connections) - locked
             if not to_lock:
                 return changes.outcomes, await self._put(changes, known, known_types), changes.held
+            if locked:
+                raise _MustHold(to_lock)
             # Only now do we know what must hold still. Look again once it does.
             await self._execute(statements.LOCK_CONNECTIONS, ids=literal(to_lock))
-            locked |= to_lock
+            locked = to_lock
 
     async def _put(self, changes: Changes, known: set[str], known_types: set[tuple[str, str]]) -> int:
         """Write `changes` beside what was known before them; how many rows of the three tables that were."""
@@ -272,12 +297,12 @@ async def stored_for(connection: AsyncConnection, scope: Scope, fetched: Sequenc
     for row in await execute(statements.CONNECTIONS, ids=literal(ids)):
         stored.connections[row.id] = ConnectionRow._make(row)
     if stored.connections:
-        for found in await execute(statements.TYPES, ids=literal(stored.connections)):
-            values: list[Any] = [*found]
-            now = TypeRow(*values[:11])
-            stored.types.setdefault(now.connection_id, {})[now.type] = now
-            if found.valid_from is not None:
-                stored.versions[now.connection_id, now.type] = VersionRow(*values[:10], *values[11:])
+        known = literal(stored.connections)
+        for row in await execute(statements.TYPES, ids=known):
+            stored.types.setdefault(row.connection_id, {})[row.type] = TypeRow._make(row)
+        for row in await execute(statements.OPEN_VERSIONS, ids=known):
+            version: tuple[Any, ...] = tuple(row)
+            stored.versions[row.connection_id, row.type] = VersionRow(*version)
     participants = {
         (each.participant_kind, each.participant_id)
         for answer in fetched
@@ -285,7 +310,7 @@ async def stored_for(connection: AsyncConnection, scope: Scope, fetched: Sequenc
         for each in answer.connection.types
     }
     if participants:
-        kinds, wanted = zip(*participants, strict=True)
+        kinds, wanted = map(set, zip(*participants, strict=True))
         for row in await execute(statements.PARTICIPANTS, kinds=literal(kinds), ids=literal(wanted)):
             stored.participants[row.kind, row.id] = ParticipantRow._make(row)
     return stored
