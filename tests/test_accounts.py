@@ -50,6 +50,18 @@ async def test_each_account_has_its_own_run_rows_and_quota(
     ]
 
 
+async def test_without_a_role_sts_tells_whose_view_it_is(
+    program: Program, database_url: str, sts: str
+) -> None:
+    assert sts
+    async with served(program, Population(5, seed=43)):
+        del program.environment["SYNCER_ACCOUNT_ID"]
+        done = await program("sync", "--json")
+    assert (done.exit, done.result["status"]) == (0, "succeeded"), done.stderr
+    # moto's own account
+    assert rows(database_url, "SELECT DISTINCT account_id FROM connection") == [("123456789012",)]
+
+
 @asynccontextmanager
 async def denying_the_first_key(endpoint: str) -> AsyncIterator[str]:
     """A way to `endpoint` that is closed to the access key that comes first."""

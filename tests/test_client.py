@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import aioboto3
 import pytest
 
 from syncer.partner_central import client
@@ -23,7 +22,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def opened(connections: int = 1) -> AsyncIterator[PartnerCentral]:
-    async with client.opened(aioboto3.Session(), catalog="AWS", connections=connections) as api:
+    async with client.opened(client.own_session(), catalog="AWS", connections=connections) as api:
         yield api
 
 

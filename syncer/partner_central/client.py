@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 import aioboto3
@@ -23,6 +23,7 @@ from syncer import __version__
 from syncer.partner_central.errors import Denied, translated
 
 SERVICE = "partnercentral-account"
+MODEL = Path(__file__).parent / "model"
 # The service is in this region only, whatever region the rest of the environment speaks of.
 REGION = "us-east-1"
 # The API's largest page.
@@ -71,14 +72,11 @@ async def opened(
 ) -> AsyncIterator[PartnerCentral]:
     """A client for `catalog` that keeps up to `connections` requests in flight.
 
-    Raises `PartnerCentralError` (Denied) when there are no usable credentials settings.
+    session: from `own_session` or `assuming`, which know the service. Raises `PartnerCentralError` (Denied)
+    when there are no usable credentials settings.
     """
-    with as_file(files("syncer.partner_central") / "model") as model:
-        sdk = session._session  # noqa: SLF001  (aioboto3 has no public way to its botocore session)
-        sdk.get_component("data_loader").search_paths.append(str(model))
-        sdk.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=timestamp)
-        async with session.client(SERVICE, region_name=REGION, config=_config(connections)) as client:
-            yield PartnerCentral(client, catalog)
+    async with session.client(SERVICE, region_name=REGION, config=_config(connections)) as client:
+        yield PartnerCentral(client, catalog)
 
 
 def _config(connections: int) -> AioConfig:
@@ -99,7 +97,7 @@ def _config(connections: int) -> AioConfig:
 def own_session() -> aioboto3.Session:
     """A session with the credentials that the SDK finds by itself. Raises `PartnerCentralError`."""
     try:
-        return aioboto3.Session()
+        return _knowing(aioboto3.Session())
     except BotoCoreError as error:  # no such profile, a broken configuration file
         raise Denied(type(error).__name__, str(error)) from None
 
@@ -121,7 +119,15 @@ async def assuming(role: str, external_id: str | None) -> aioboto3.Session:
     session._credentials = AioDeferredRefreshableCredentials(  # noqa: SLF001
         method="assume-role", refresh_using=fetcher.fetch_credentials
     )
-    return aioboto3.Session(botocore_session=session)
+    return _knowing(aioboto3.Session(botocore_session=session))
+
+
+def _knowing(session: aioboto3.Session) -> aioboto3.Session:
+    """`session`, told of the service before its first client: the SDK looks at its folders only once."""
+    sdk = session._session  # noqa: SLF001  (aioboto3 has no public way to its botocore session)
+    sdk.get_component("data_loader").search_paths.append(str(MODEL))
+    sdk.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=timestamp)
+    return session
 
 
 def account_in(role: str) -> str:

@@ -25,13 +25,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.resources import as_file, files
 from itertools import count, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aioboto3
 import anyio
 import anyio.to_thread
 import boto3
@@ -46,7 +44,7 @@ from syncer.demo import environment
 from syncer.fetch import Fetcher
 from syncer.identifiers import Item
 from syncer.ledger import Calls
-from syncer.partner_central.client import SERVICE, opened
+from syncer.partner_central.client import MODEL, SERVICE, opened, own_session
 from syncer.partner_central.errors import PartnerCentralError
 from syncer.partner_central.pacing import Pacer
 from syncer.partner_central.population import OWN_ACCOUNT, Population
@@ -149,11 +147,10 @@ Client = Callable[[str, int], int]
 def in_threads(mode: str, url: str, ids: int) -> int:
     """boto3 in threads that share one client, as its manual has it."""
     os.environ |= environment(url)
-    with as_file(files("syncer.partner_central") / "model") as model:
-        session = boto3.Session()
-        session._session.get_component("data_loader").search_paths.append(str(model))  # noqa: SLF001  (the only way)
-        config = Config(retries={"mode": mode}, max_pool_connections=SLOTS)  # type: ignore[typeddict-item,unused-ignore]  # boto3's own three modes
-        sdk = session.client(SERVICE, region_name=REGION, config=config)
+    session = boto3.Session()
+    session._session.get_component("data_loader").search_paths.append(str(MODEL))  # noqa: SLF001  (the only way)
+    config = Config(retries={"mode": mode}, max_pool_connections=SLOTS)  # type: ignore[typeddict-item,unused-ignore]  # boto3's own three modes
+    sdk = session.client(SERVICE, region_name=REGION, config=config)
 
     def given_up(identifier: str) -> bool:
         try:
@@ -178,24 +175,22 @@ def in_tasks(retries: dict[str, Any], url: str, ids: int) -> int:
     given_up = 0
 
     async def main() -> None:
-        session = aioboto3.Session()
-        with as_file(files("syncer.partner_central") / "model") as model:
-            session._session.get_component("data_loader").search_paths.append(str(model))  # noqa: SLF001  (the only way)
-            config = AioConfig(retries=retries, max_pool_connections=SLOTS)
-            async with session.client(SERVICE, region_name=REGION, config=config) as sdk:
+        session = own_session()
+        config = AioConfig(retries=retries, max_pool_connections=SLOTS)
+        async with session.client(SERVICE, region_name=REGION, config=config) as sdk:
 
-                async def one(identifier: str) -> None:
-                    nonlocal given_up
+            async def one(identifier: str) -> None:
+                nonlocal given_up
 
-                    async def call() -> None:
-                        await sdk.get_connection(Catalog=CATALOG, Identifier=identifier)
+                async def call() -> None:
+                    await sdk.get_connection(Catalog=CATALOG, Identifier=identifier)
 
-                    try:
-                        await (again(call) if once else call())
-                    except ClientError:
-                        given_up += 1
+                try:
+                    await (again(call) if once else call())
+                except ClientError:
+                    given_up += 1
 
-                await each(Population(ids, SEED).identifiers(), one, SLOTS)
+            await each(Population(ids, SEED).identifiers(), one, SLOTS)
 
     asyncio.run(main())
     return given_up
@@ -278,7 +273,7 @@ def worker(database_url: str, url: str, ids: int, *, taken: Any, begin: Any, tol
         rates = Rates(engine, Scope(runs.new_id(clock.now()), OWN_ACCOUNT, CATALOG))
         pacer = Pacer()
         turns, retrying = Turns(pacer, anyio.sleep), Retrying(6, anyio.sleep, _ignored)
-        async with opened(aioboto3.Session(), catalog=CATALOG, connections=SLOTS) as api:
+        async with opened(own_session(), catalog=CATALOG, connections=SLOTS) as api:
 
             async def one(identifier: str) -> None:
                 nonlocal fetched
@@ -325,7 +320,7 @@ def unlimited(rounds: int, slots: int, url: str, ids: int) -> list[tuple[float, 
     identifiers = list(Population(ids, SEED).identifiers())
 
     async def rate(pacer: Pacer) -> float:
-        async with opened(aioboto3.Session(), catalog=CATALOG, connections=slots) as api:
+        async with opened(own_session(), catalog=CATALOG, connections=slots) as api:
             fetcher = Fetcher(
                 api,
                 turns=Turns(pacer, anyio.sleep),
