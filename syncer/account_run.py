@@ -1,7 +1,7 @@
 """One account's run: built from its settings in one place, from its beginning to its report."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from typing import Protocol
@@ -36,10 +36,10 @@ from syncer.stopping import Ending, Stop, Stopped, time_limit
 from syncer.store import runs
 from syncer.store.engine import meaning
 from syncer.store.known import Known
-from syncer.store.lock import only_run
+from syncer.store.lock import of_runs, of_worker, only_one
 from syncer.store.preview import Preview
 from syncer.store.rates import Rates
-from syncer.store.writer import Scope, Writer
+from syncer.store.writer import PATIENCE, Scope, Writer
 
 log = structlog.get_logger()
 
@@ -58,10 +58,37 @@ class Source(Protocol):
     def describe(self) -> str: ...
 
 
+Fetch = Callable[[Item], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What a worker's runs have in common, and what they do where a single run would end.
+
+    pacers: by operation. committed: told of each settlement after its commit. replaying: told when the
+    database is in trouble. outlast: a fetch that waits while the API answers nobody.
+    """
+
+    pacers: Mapping[str, Pacer]
+    committed: Callable[[Settlement], Awaitable[None]]
+    replaying: Callable[[], None]
+    outlast: Callable[[Fetch], Fetch]
+    patience: float
+
+
+def pacers(max_rate: float | None) -> Mapping[str, Pacer]:
+    """A pacer per operation of the API: each has its own quota until shown otherwise."""
+    return {operation: Pacer(ceiling=max_rate or inf) for operation in (GET, LIST)}
+
+
+async def _nothing(_: Settlement) -> None:
+    """Nothing to acknowledge: files have their checkpoint, which is committed with the rows."""
+
+
 class AccountRun:
     """The parts of one run.
 
-    ledger: its books, for whoever shows its progress.
+    ledger: its books, for whoever shows its progress. upkeep: of a worker, of which this is one run.
     """
 
     def __init__(
@@ -74,6 +101,7 @@ class AccountRun:
         url: str,
         clock: Clock,
         stop: Stop,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self._settings = settings
         self._scope = scope
@@ -82,8 +110,8 @@ class AccountRun:
         self._clock = clock
         self._stop = stop
         self.ledger = ledger = Ledger()
-        ceiling = settings.max_rate or inf
-        self._pacers = {operation: Pacer(ceiling=ceiling) for operation in (GET, LIST)}
+        self._upkeep = upkeep
+        self._pacers = upkeep.pacers if upkeep else pacers(settings.max_rate)
         retrying = Retrying(settings.max_attempts, stop.sleep, self._retried)
         self._fetcher = Fetcher(
             api,
@@ -96,12 +124,19 @@ class AccountRun:
             api, turns=Turns(self._pacers[LIST], stop.sleep), retrying=retrying, calls=ledger.calls
         )
         self._known = Known(engine, scope)
+        committed = upkeep.committed if upkeep else _nothing
         self._writer = Writer(
-            engine, scope, ledger, now=clock.now, sleep=self._before_replay, committed=self._committed
+            engine,
+            scope,
+            ledger,
+            now=clock.now,
+            sleep=self._before_replay,
+            committed=committed,
+            patience=upkeep.patience if upkeep else PATIENCE,
         )
         self._source: Source | None = None
         self._pipeline: Pipeline | None = None
-        self._preview = Preview(engine, scope, ledger, self._committed)
+        self._preview = Preview(engine, scope, ledger, committed)
 
     def expected(self) -> int | None:
         """How many items there will be in all, as far as that is known by now."""
@@ -128,7 +163,9 @@ class AccountRun:
                 Ending("interrupted", Exit.LATER, "another run took over while the database was away")
             )
 
-        async with only_run(self._engine, self._scope.account_id, self._scope.catalog, lost) as alone:
+        async with only_one(
+            self._engine, of_runs(self._scope.account_id, self._scope.catalog), lost
+        ) as alone:
             if not alone:
                 return self._report(
                     Ending("locked", Exit.OK, "another run of the same account and catalog is on")
@@ -136,6 +173,15 @@ class AccountRun:
             source = await self._opened(files)
             async with shared(Rates(self._engine, self._scope), self._pacers):
                 return await self._through(source, self._writer.write)
+
+    async def of_worker(self, source: Source) -> Report:
+        """Run over what a worker has received. Many workers may be on at once."""
+        self._source = source
+        if self._settings.dry_run:
+            return await self._through(source, self._preview.write)
+        async with only_one(self._engine, of_worker(self._scope.run_id), lambda: None):
+            await self._begin(runs.Beginning(Input.QUEUE, self._clock.now(), input=source.describe()))
+            return await self._through(source, self._writer.write)
 
     async def _opened(self, files: Files | None) -> Source:
         """The settings' input, and the run's row that says so."""
@@ -163,17 +209,20 @@ class AccountRun:
             )
         self._source = source
         if not settings.dry_run:
-            await runs.start(self._engine, self._scope, beginning)
-            log.info(
-                Event.RUN_STARTED,
-                run_id=self._scope.run_id,
-                account_id=self._scope.account_id,
-                source=beginning.source,
-                input=source.describe(),
-                full=beginning.full,
-                skipping=files.skip_below if files else 0,
-            )
+            await self._begin(beginning, skipping=files.skip_below if files else 0)
         return source
+
+    async def _begin(self, beginning: runs.Beginning, skipping: int = 0) -> None:
+        await runs.start(self._engine, self._scope, beginning)
+        log.info(
+            Event.RUN_STARTED,
+            run_id=self._scope.run_id,
+            account_id=self._scope.account_id,
+            source=beginning.source,
+            input=self._source.describe() if self._source else "",
+            full=beginning.full,
+            skipping=skipping,
+        )
 
     async def _is_full(self) -> bool:
         """Whether everything is to be fetched: because it was asked for, or because it is time again."""
@@ -193,7 +242,7 @@ class AccountRun:
 
         self._pipeline = Pipeline(
             source=source,
-            fetch=self._fetcher,
+            fetch=self._upkeep.outlast(self._fetcher) if self._upkeep else self._fetcher,
             write=explained,
             ledger=ledger,
             stop=self._stop,
@@ -208,7 +257,7 @@ class AccountRun:
     async def _closed(self) -> Report:
         """Settle what needs all of the run to be known, and close the run's row."""
         ending = self._ending()
-        seconds = 0.0
+        seconds = round(self._clock.seconds, 3)
         if not self._settings.dry_run:
             try:
                 ending = await self._removals(ending)
@@ -287,7 +336,6 @@ class AccountRun:
 
     async def _before_replay(self, seconds: float) -> None:
         log.warning(Event.WRITE_REPLAYED, wait=round(seconds, 2))
+        if self._upkeep:
+            self._upkeep.replaying()
         await self._stop.sleep(seconds, grace=WRITE_GRACE)
-
-    async def _committed(self, settlement: Settlement) -> None:
-        """Nothing to acknowledge: files have their checkpoint, which is committed with the rows."""

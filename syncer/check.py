@@ -8,6 +8,7 @@ from syncer.exits import Exit
 from syncer.partner_central import client
 from syncer.partner_central.errors import PartnerCentralError
 from syncer.settings import RunSettings
+from syncer.sqs import client as sqs
 from syncer.store import schema
 from syncer.store.engine import DatabaseError, described
 
@@ -21,21 +22,22 @@ class Finding:
     message: str
 
 
-async def findings(settings: RunSettings, database_url: str) -> list[Finding]:
-    """Try each part in turn; a part whose ground is missing is not tried."""
+async def findings(settings: RunSettings, database_url: str, queue_url: str | None) -> list[Finding]:
+    """Try each part in turn; a part whose ground is missing is not tried. queue_url: None: none is used."""
     found = [await _found("database", lambda: _database(database_url))]
     if found[-1].exit is Exit.OK:
         found.append(await _schema(database_url))
     found.append(await _found("credentials", lambda: _credentials(settings)))
     if found[-1].exit is Exit.OK:
         found.append(await _found("API", lambda: _api(settings)))
+    found.append(await _found("queue", lambda: _queue(queue_url)))
     return found
 
 
 async def _found(part: str, attempt: Callable[[], Awaitable[str]]) -> Finding:
     try:
         return Finding(part, Exit.OK, await attempt())
-    except (DatabaseError, PartnerCentralError) as error:
+    except (DatabaseError, PartnerCentralError, sqs.QueueError) as error:
         return Finding(part, exit_for(error) or Exit.LATER, str(error))
 
 
@@ -56,6 +58,19 @@ async def _credentials(settings: RunSettings) -> str:
     if settings.account_id:
         return f"account {settings.account_id}, as configured"
     return f"account {await client.account_of(session)}, as STS tells"
+
+
+async def _queue(url: str | None) -> str:
+    if url is None:
+        return "none configured; only `syncer work` and `syncer enqueue` need one"
+    async with sqs.opened(client.own_session(), url, connections=1) as queue:
+        about, depth = await queue.about(), await queue.depth()
+    redrive = (
+        f"to the dead-letter queue after {about.redrive} receipts"
+        if about.redrive
+        else "no dead-letter queue: give it one"
+    )
+    return f"{url}: about {depth.visible:,} messages, visibility timeout {about.visibility} s, {redrive}"
 
 
 async def _api(settings: RunSettings) -> str:

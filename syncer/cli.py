@@ -18,14 +18,17 @@ from syncer.exits import Exit
 from syncer.options import (
     AccountId,
     AllowFailures,
+    AllowMassRemoval,
     BatchSize,
     Catalog,
     Concurrency,
     DatabaseUrl,
+    DryRun,
     Json,
     MaxAttempts,
     MaxRate,
     MaxRuntime,
+    QueueUrl,
 )
 from syncer.settings import Input, RunSettings
 
@@ -90,18 +93,8 @@ def sync(
             help="Do so when the last such run is older than, say, 7d or 12h.",
         ),
     ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", envvar="SYNCER_DRY_RUN", help="Show what would change; write nothing."),
-    ] = False,
-    allow_mass_removal: Annotated[
-        bool,
-        typer.Option(
-            "--allow-mass-removal",
-            envvar="SYNCER_ALLOW_MASS_REMOVAL",
-            help="Mark as removed whatever the API no longer has, even if that is a tenth of all.",
-        ),
-    ] = False,
+    dry_run: DryRun = False,
+    allow_mass_removal: AllowMassRemoval = False,
     assume_role: Annotated[
         list[str] | None,
         typer.Option(
@@ -186,6 +179,154 @@ def sync(
 
 
 @app.command()
+def work(
+    queue_url: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="QUEUE_URL",
+            envvar="SYNCER_QUEUE_URL",
+            show_default=False,
+            help="The SQS queue, such as https://sqs.us-east-1.amazonaws.com/123456789012/connections.",
+        ),
+    ] = None,
+    drain: Annotated[
+        bool, typer.Option("--drain", envvar="SYNCER_DRAIN", help="End when the queue is empty.")
+    ] = False,
+    invalid_to: Annotated[
+        str,
+        typer.Option(
+            envvar="SYNCER_INVALID_TO",
+            metavar="delete|redrive",
+            help="A message without a connection ID is recorded, then deleted, or left to the queue's "
+            "redrive policy.",
+        ),
+    ] = "delete",
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="SYNCER_HEALTH_PORT",
+            min=0,
+            max=65535,
+            show_default=False,
+            help="Answer /healthz there: 200 while there is progress, or nothing to do.",
+        ),
+    ] = None,
+    health_host: Annotated[
+        str, typer.Option(envvar="SYNCER_HEALTH_HOST", help="Where to listen for that.")
+    ] = "127.0.0.1",
+    dry_run: DryRun = False,
+    allow_mass_removal: AllowMassRemoval = False,
+    database_url: DatabaseUrl = None,
+    account_id: AccountId = None,
+    catalog: Catalog = "AWS",
+    concurrency: Concurrency = 32,
+    max_rate: MaxRate = None,
+    batch_size: BatchSize = 500,
+    max_attempts: MaxAttempts = 6,
+    max_runtime: MaxRuntime = None,
+    allow_failures: AllowFailures = False,
+    json: Json = False,
+) -> None:
+    """Fetch the connections that a queue's messages name, until stopped."""
+    if invalid_to not in ("delete", "redrive"):
+        raise Refusal(Exit.USAGE, f"--invalid-to {invalid_to}: it is delete or redrive")
+    from rich.console import Console
+
+    from syncer import report
+    from syncer.sources.holding import InvalidTo
+    from syncer.work import WorkSettings
+    from syncer.work import work as run
+
+    settings = WorkSettings(
+        run=RunSettings(
+            input=Input.QUEUE,
+            account_id=account_id,
+            catalog=catalog,
+            concurrency=concurrency,
+            max_rate=max_rate,
+            batch_size=batch_size,
+            max_attempts=max_attempts,
+            max_runtime=max_runtime,
+            allow_failures=allow_failures,
+            allow_mass_removal=allow_mass_removal,
+            dry_run=dry_run,
+        ),
+        queue_url=_queue(queue_url),
+        drain=drain,
+        invalid_to=InvalidTo(invalid_to),
+        health_host=health_host,
+        health_port=health_port,
+    )
+    with _database(database_url) as url:
+        result = _run(run(settings, url))
+    if json:
+        typer.echo(report.as_json([result]))
+    else:
+        report.print_table(result, Console())
+    if result.message:
+        typer.echo(f"syncer: {result.message}", err=True)
+    raise typer.Exit(result.exit)
+
+
+@app.command()
+def enqueue(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE",
+            show_default=False,
+            help="Files with connection IDs or ARNs, as for sync; - is stdin.",
+        ),
+    ] = None,
+    queue_url: QueueUrl = None,
+    discover: Annotated[
+        bool,
+        typer.Option(
+            "--discover", help="What is listed as new or changed, or no longer listed, as for sync."
+        ),
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="With --discover: all that is listed, changed or not.")
+    ] = False,
+    database_url: DatabaseUrl = None,
+    account_id: AccountId = None,
+    catalog: Catalog = "AWS",
+    max_rate: MaxRate = None,
+    max_attempts: MaxAttempts = 6,
+    json: Json = False,
+) -> None:
+    """Put connection IDs on a queue, for workers to fetch."""
+    if bool(files) == discover:
+        raise Refusal(Exit.USAGE, "name files, or --discover what to enqueue: one of them")
+    if full and not discover:
+        raise Refusal(Exit.USAGE, "--full is for --discover")
+    from syncer.enqueue import EnqueueSettings
+    from syncer.enqueue import enqueue as run
+
+    settings = EnqueueSettings(
+        queue_url=_queue(queue_url),
+        paths=tuple(files or ()),
+        full=full,
+        account_id=account_id,
+        catalog=catalog,
+        max_attempts=max_attempts,
+        max_rate=max_rate,
+    )
+    with _database(database_url) if discover else nullcontext("") as url:
+        sent = _run(run(settings, url))
+    if json:
+        typer.echo(sent.as_json())
+    else:
+        typer.echo(
+            f"{sent.sent:,} of {sent.read:,} sent to {sent.queue_url}; {sent.skipped:,} need no fetching, "
+            f"{sent.invalid:,} are no connection IDs, {sent.unsent:,} not sent"
+        )
+    if sent.message:
+        typer.echo(f"syncer: {sent.message}", err=True)
+    raise typer.Exit(sent.exit)
+
+
+@app.command()
 def migrate(
     database_url: DatabaseUrl = None,
     check: Annotated[bool, typer.Option("--check", help="Only tell whether a migration is due.")] = False,
@@ -246,12 +387,13 @@ def check(
     database_url: DatabaseUrl = None,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
+    queue_url: QueueUrl = None,
 ) -> None:
-    """Tell whether everything is there that a run needs: database, schema, credentials, API."""
+    """Tell whether everything is there that a run needs: database, schema, credentials, API, queue."""
     from syncer.check import findings
 
     with _database(database_url) as url:
-        found = _run(findings(RunSettings(account_id=account_id, catalog=catalog), url))
+        found = _run(findings(RunSettings(account_id=account_id, catalog=catalog), url, queue_url))
     for finding in found:
         typer.echo(f"{'ok    ' if finding.exit is Exit.OK else 'FAILED'} {finding.part}: {finding.message}")
     raise typer.Exit(max(finding.exit for finding in found))
@@ -338,6 +480,12 @@ def demo(
         _run(migrate(database.url))
         result = _run(demonstrate(database.url, f"{database.psql} '{database.url}'", keep=keep))
     raise typer.Exit(result.exit)
+
+
+def _queue(url: str | None) -> str:
+    if not url:
+        raise Refusal(Exit.NOT_SET_UP, "which queue? Name its URL, or set SYNCER_QUEUE_URL")
+    return url
 
 
 def _roles(given: list[str]) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
 """What each error of ours means for the exit code: one table, for whoever ends a run or a command."""
 
 from syncer.exits import Exit
+from syncer.health import PortTaken
 from syncer.partner_central.errors import Denied, PartnerCentralError
 from syncer.sources.formats import InputError
+from syncer.sqs.client import QueueDenied, QueueError, QueueMissing, QueueUnfit
 from syncer.store.embedded import EmbeddedUnavailable
 from syncer.store.engine import BadDatabaseUrl, DatabaseDenied, DatabaseError, DatabaseNotSetUp
 
@@ -16,6 +18,11 @@ EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (DatabaseError, Exit.LATER),
     (Denied, Exit.DENIED),
     (PartnerCentralError, Exit.LATER),
+    (PortTaken, Exit.USAGE),
+    (QueueUnfit, Exit.USAGE),
+    (QueueMissing, Exit.NOT_SET_UP),
+    (QueueDenied, Exit.DENIED),
+    (QueueError, Exit.LATER),
 )
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from syncer.answers import Answer
+from syncer.answers import Answer, Failure
 from syncer.identifiers import Item
 from syncer.outcomes import Outcome, Tally
 
@@ -23,11 +23,20 @@ class Calls:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """One item with its outcome. code: of a failure, as `sync_failure` has it; else None."""
+
+    item: Item
+    outcome: Outcome
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """A batch's effect on the books. done: the items it settles, duplicates with their first ones."""
 
     ended: Counter[Outcome]
-    done: tuple[Item, ...]
+    done: tuple[Settled, ...]
     keys: tuple[str, ...]
     rows_written: int
     checkpoint: int
@@ -75,7 +84,7 @@ class Ledger:
     ) -> Settlement:
         """What the books would say once `answers` are committed with `outcomes`."""
         ended: Counter[Outcome] = Counter()
-        done: list[Item] = []
+        done: list[Settled] = []
         keys: list[str] = []
         for answer, outcome in zip(answers, outcomes, strict=True):
             key = _key(answer.item)
@@ -83,9 +92,10 @@ class Ledger:
             ended[outcome] += 1
             if len(items) > 1:
                 ended[Outcome.DUPLICATE] += len(items) - 1
-            done.extend(items)
+            code = answer.code if isinstance(answer, Failure) else None
+            done.extend(Settled(item, outcome, code) for item in items)
             keys.append(key)
-        positions = {item.position for item in done}
+        positions = {each.item.position for each in done}
         checkpoint = self.checkpoint
         while checkpoint in self._above or checkpoint in positions:
             checkpoint += 1
@@ -121,7 +131,7 @@ class Ledger:
         self.held += settlement.held
         for key in settlement.keys:
             del self._in_flight[key]
-        self._settled_at(item.position for item in settlement.done)
+        self._settled_at(each.item.position for each in settlement.done)
 
     def _settled_at(self, positions: Iterable[int]) -> None:
         self._above.update(positions)

@@ -12,7 +12,9 @@ from syncer.events import Event
 # Of each kind that an item can cause, so many are told: a file of a million bad lines is a million rows in
 # `sync_failure`, and that is enough.
 MOST_PER_KIND = 100
-PER_ITEM = frozenset({Event.ITEM_INVALID, Event.ITEM_FAILED, Event.SCHEMA_DRIFT})
+PER_ITEM = frozenset(
+    {Event.ITEM_INVALID, Event.ITEM_FAILED, Event.SCHEMA_DRIFT, Event.MESSAGE_IGNORED, Event.DELETE_FAILED}
+)
 
 
 class FirstOfEach:
@@ -30,7 +32,7 @@ class FirstOfEach:
             if self._told[kind] > MOST_PER_KIND:
                 raise structlog.DropEvent
             if self._told[kind] == MOST_PER_KIND:
-                event["note"] = "no more of these are told; sync_failure has them all"
+                event["note"] = "no more of these are told; failures are all in sync_failure"
         return event
 
 

@@ -71,3 +71,22 @@ AllowFailures = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", envvar="SYNCER_JSON", help="Print the result as one JSON object.")
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", envvar="SYNCER_DRY_RUN", help="Show what would change; write nothing.")
+]
+AllowMassRemoval = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mass-removal",
+        envvar="SYNCER_ALLOW_MASS_REMOVAL",
+        help="Mark as removed whatever the API no longer has, even if that is a tenth of all.",
+    ),
+]
+QueueUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SYNCER_QUEUE_URL",
+        show_default=False,
+        help="The SQS queue, such as https://sqs.us-east-1.amazonaws.com/123456789012/connections.",
+    ),
+]

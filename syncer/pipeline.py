@@ -21,6 +21,7 @@ from syncer.partner_central.errors import Denied, PartnerCentralError, Unreachab
 from syncer.partner_central.turns import Exhausted
 from syncer.sources.files import InputError
 from syncer.sources.listing import ListingBroken
+from syncer.sqs.client import QueueError
 from syncer.stopping import Ending, Stop, Stopped
 from syncer.store.engine import DatabaseError
 
@@ -128,6 +129,8 @@ class Pipeline:
                     self._stop.note(Ending("aborted", Exit.USAGE, str(error)))
                 except ListingBroken as error:
                     self._stop.note(Ending("partial", Exit.LATER, f"{error}: nothing counts as removed"))
+                except QueueError as error:
+                    self._stop.ask(Ending("interrupted", exit_for(error) or Exit.LATER, str(error)))
                 except Stopped:
                     pass
                 except (Denied, Exhausted) as error:

@@ -109,4 +109,5 @@ class _Rate:
         while len(self._seen) > 2 and self._seen[1][0] < now - self._window:  # noqa: PLR2004  (two make a rate)
             self._seen.pop(0)
         then, before = self._seen[0]
-        return (count - before) / (now - then) if now > then else 0.0
+        # A worker's next run begins at 0 again.
+        return max(count - before, 0) / (now - then) if now > then else 0.0

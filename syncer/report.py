@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -94,6 +94,20 @@ def as_json(reports: Sequence[Report]) -> str:
 def worst(reports: Sequence[Report]) -> Report:
     """The report that speaks for all: the one with the gravest exit code."""
     return max(reports, key=lambda report: GRAVITY.index(report.exit))
+
+
+def followed_by(first: Report, then: Report) -> Report:
+    """Two runs of one worker as one: it ended as the later one did, but failures of the first remain."""
+    ending = first if then.exit is Exit.OK and first.exit is Exit.INCOMPLETE else then
+    return replace(
+        then,
+        status=ending.status,
+        exit=ending.exit,
+        message=ending.message,
+        counts={name: first.counts[name] + count for name, count in then.counts.items()},
+        seconds=round(first.seconds + then.seconds, 3),
+        differences=then.differences if first.differences is None else first.differences,
+    )
 
 
 def print_table(report: Report, console: Console) -> None:

@@ -11,6 +11,7 @@ class Input(StrEnum):
     FILE = "file"
     LISTING = "listing"
     FAILURES = "failures"
+    QUEUE = "queue"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
 import psycopg
 import pytest
+from moto.server import ThreadedMotoServer
 from sqlalchemy import make_url
 
 from syncer.demo import environment
@@ -186,3 +188,63 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110  (what is waited for happens in another process)
             await asyncio.sleep(0.01)
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """A queue, and the dead-letter queue to which messages go at their fourth receipt."""
+
+    sqs: Any
+    url: str
+    dead_url: str
+
+    def send(self, *bodies: object) -> None:
+        for start in range(0, len(bodies), 10):
+            entries = [
+                {"Id": str(number), "MessageBody": body if isinstance(body, str) else json.dumps(body)}
+                for number, body in enumerate(bodies[start : start + 10])
+            ]
+            assert not self.sqs.send_message_batch(QueueUrl=self.url, Entries=entries).get("Failed")
+
+    def left(self, url: str = "") -> int:
+        """Messages, whether anybody can see them or not."""
+        return sum(self.depth(url))
+
+    def depth(self, url: str = "") -> tuple[int, int]:
+        """Messages that are visible, and that are not."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        told = self.sqs.get_queue_attributes(QueueUrl=url or self.url, AttributeNames=names)["Attributes"]
+        return int(told[names[0]]), int(told[names[1]])
+
+
+@pytest.fixture
+def queue(program: Program) -> Iterator[Queues]:
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    sqs = boto3.client(
+        "sqs",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="x",
+        aws_secret_access_key="y",
+    )
+    name = f"connections-{program.folder.name}"
+    dead = sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    url = sqs.create_queue(
+        QueueName=name,
+        Attributes={
+            "RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3}),
+            "VisibilityTimeout": "30",
+        },
+    )["QueueUrl"]
+    program.environment |= {
+        "AWS_ENDPOINT_URL_SQS": endpoint,
+        "SYNCER_QUEUE_URL": url,
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "y",
+    }
+    yield Queues(sqs, url, dead)
+    server.stop()

@@ -4,7 +4,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from syncer.partner_central.population import Population
-from tests.conftest import Program, served
+from tests.conftest import Program, Queues, served
 
 
 async def test_everything_is_there(program: Program) -> None:
@@ -23,6 +23,7 @@ async def test_everything_is_there(program: Program) -> None:
         "ok     schema",
         "ok     credentials",
         "ok     API",
+        "ok     queue",
     ]
     assert "as STS tells" in lines[2]
 
@@ -44,6 +45,17 @@ async def test_what_is_missing_is_named(
     assert done.exit == exit_code, done.stdout + done.stderr
     assert part in done.stdout
     assert "geheim" not in done.stdout + done.stderr
+
+
+async def test_the_queue_is_looked_at_where_there_is_one(program: Program, queue: Queues) -> None:
+    queue.send("a", "b")
+    async with served(program, Population(1, seed=93)):
+        done = await program("check")
+        assert done.exit == 0, done.stdout
+        assert "about 2 messages, visibility timeout 30 s, to the dead-letter queue after 3" in done.stdout
+        gone = await program("check", "--queue-url", queue.url + "x")
+    assert gone.exit == 78
+    assert "FAILED queue: there is no queue" in gone.stdout
 
 
 async def test_a_database_without_tables_is_not_set_up(program: Program, empty_database_url: str) -> None:

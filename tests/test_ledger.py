@@ -86,7 +86,7 @@ def test_one_call_serves_all_that_wait_for_the_same_id() -> None:
     ledger = Ledger()
     first, second, third = (item(position, "same") for position in range(3))
     assert [ledger.read(each) for each in (first, second, third)] == [True, False, False]
-    assert settle(ledger, [first]).done == (first, second, third)
+    assert [each.item for each in settle(ledger, [first]).done] == [first, second, third]
     assert (ledger.tally[Outcome.WRITTEN], ledger.tally[Outcome.DUPLICATE]) == (1, 2)
     # Settled is no longer in flight: the next one is fetched again.
     assert ledger.read(item(3, "same"))
@@ -173,7 +173,7 @@ class Books(RuleBasedStateMachine):
             return  # its commit failed
         self.ledger.settle(settlement)
         for each in settlement.done:
-            self.settled.add(self.open.pop(each.position).position)
+            self.settled.add(self.open.pop(each.item.position).position)
         self.called = [each for each in self.called if each not in batch]
         assert settlement.checkpoint == self.ledger.checkpoint
 

@@ -30,6 +30,16 @@ class Known:
             )
             return {row.id: row.updated_at for row in rows}
 
+    async def fetched_at(self, identifiers: Sequence[str]) -> Mapping[str, datetime]:
+        """When the answer that last changed each of `identifiers` was asked for."""
+        if not identifiers:
+            return {}
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(
+                statements.FETCHED_AT, {**self._keys, "ids": literal(identifiers)}
+            )
+            return {row.id: row.synced_at for row in rows}
+
     async def live_after(self, identifier: str) -> Sequence[str]:
         """The next IDs after `identifier` with an active type and not removed; empty at the end."""
         async with self._engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""One run at a time per account and catalog: a lock that ends with whoever holds it.
+"""One at a time: a lock that ends with whoever holds it.
 
 An advisory lock of a transaction that stays open for the run: the server lets go of it when the connection
 ends, however it ends, and PgBouncer in transaction mode keeps the connection with the transaction. It has no
@@ -24,15 +24,22 @@ STAY = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 HERE = text("SELECT 1")
 
 
-@asynccontextmanager
-async def only_run(
-    engine: AsyncEngine, account_id: str, catalog: str, lost: Callable[[], None]
-) -> AsyncIterator[bool]:
-    """Whether this is the only run of the account and catalog while the context lasts.
+def of_runs(account_id: str, catalog: str) -> str:
+    """The lock of which the runs of an account and catalog take turns."""
+    return f"syncer run {account_id} {catalog}"
 
-    lost: called when the connection was lost, and with it the lock, and another run has taken it since.
+
+def of_worker(run_id: str) -> str:
+    """The lock that a worker holds for as long as its run is on; `statements.CLOSE_DEAD_WORKERS` looks."""
+    return f"syncer worker {run_id}"
+
+
+@asynccontextmanager
+async def only_one(engine: AsyncEngine, what: str, lost: Callable[[], None]) -> AsyncIterator[bool]:
+    """Whether this is the only holder of the lock named `what`, while the context lasts.
+
+    lost: called when the connection was lost, and with it the lock, and another one has taken it since.
     """
-    what = f"syncer run {account_id} {catalog}"
     connection = await _taken(engine, what)
     if connection is None:
         yield False

@@ -48,9 +48,12 @@ class Beginning:
 
 
 async def start(engine: AsyncEngine, scope: Scope, beginning: Beginning) -> None:
-    """Add the run's row. Whoever holds the lock knows that no other run is on: older rows that say so lie."""
+    """Add the run's row, to be called with its lock held. Rows of runs that died are closed."""
     async with engine.begin() as connection:
-        await connection.execute(statements.CLOSE_DEAD_RUNS, scope.keys)
+        if beginning.source == "queue":
+            await connection.execute(statements.CLOSE_DEAD_WORKERS, {**scope.keys, "id": scope.run_id})
+        else:
+            await connection.execute(statements.CLOSE_DEAD_RUNS, scope.keys)
         await connection.execute(
             statements.START_RUN, {"id": scope.run_id, **scope.keys, **asdict(beginning)}
         )

@@ -186,6 +186,25 @@ CLOSE_DEAD_RUNS = text("""
     WHERE account_id = :account_id AND catalog = :catalog AND status = 'running' AND source <> 'queue'
 """)
 
+# A worker that lives holds its run's lock. Whoever gets it knows that the row has outlived its worker.
+CLOSE_DEAD_WORKERS = text("""
+    WITH open AS MATERIALIZED (
+        SELECT id FROM sync_run
+        WHERE account_id = :account_id AND catalog = :catalog AND status = 'running' AND source = 'queue'
+          AND id <> :id
+    )
+    UPDATE sync_run SET status = 'interrupted'
+    FROM open
+    WHERE sync_run.id = open.id
+      AND pg_try_advisory_xact_lock(hashtextextended('syncer worker ' || open.id, 0))
+""")
+
+FETCHED_AT = text("""
+    SELECT id, synced_at
+    FROM connection
+    WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
+""")
+
 LATEST_OVER = text("""
     SELECT id, status, input, input_digest, checkpoint
     FROM sync_run

@@ -1,0 +1,1 @@
+"""The queue's edge: SQS through the AWS SDK."""

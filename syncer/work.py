@@ -1,0 +1,251 @@
+"""A worker: the queue's messages, run after run, until it is stopped or the queue is empty."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from math import inf
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from syncer.account_run import AccountRun, Upkeep, pacers
+from syncer.background import background
+from syncer.clock import Clock
+from syncer.events import Event
+from syncer.exits import Exit
+from syncer.health import Pulse, answering
+from syncer.ledger import Ledger, Settlement
+from syncer.outage import Outlast
+from syncer.partner_central import client
+from syncer.partner_central.client import PartnerCentral
+from syncer.partner_central.pacing import Pacer
+from syncer.progress import show
+from syncer.report import Report, followed_by
+from syncer.settings import Input, RunSettings
+from syncer.sharing import shared
+from syncer.sources.holding import MOST_RECEIVES, Holding, InvalidTo
+from syncer.sources.inbox import DELETERS, POLLERS, Inbox, Shift
+from syncer.sqs import client as sqs
+from syncer.stopping import Stop, Stopped, signals, time_limit
+from syncer.store import runs
+from syncer.store.engine import DatabaseUnavailable, engine_for, meaning
+from syncer.store.known import Known
+from syncer.store.rates import Rates
+from syncer.store.writer import PATIENCE, Scope
+
+# A run's row tells what a worker did in an hour at most.
+SHIFT = 3600.0
+# A dead worker's messages are invisible for so long, in seconds: what the queue itself says, within reason.
+LEAST_VISIBILITY, MOST_VISIBILITY = 10, 300
+# Between two looks at a database that is gone (seconds).
+DATABASE_AGAIN = 5.0
+# The writer, the lock, the rates, and whoever asks something beside them.
+CONNECTIONS = 4
+# What a worker cannot go on after.
+FINAL = (Exit.DENIED, Exit.NOT_SET_UP, Exit.UNSOUND, Exit.USAGE)
+# Why nothing is received.
+DATABASE, API = "the database is away", "the API answers nobody"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkSettings:
+    """How a worker goes about it.
+
+    run: of each of its runs. drain: end when the queue is empty. invalid_to: what becomes of a message
+    without a connection ID. health_port: None: nobody asks.
+    """
+
+    run: RunSettings
+    queue_url: str
+    drain: bool = False
+    invalid_to: InvalidTo = InvalidTo.DELETE
+    health_host: str = "127.0.0.1"
+    health_port: int | None = None
+
+
+async def work(settings: WorkSettings, database_url: str) -> Report:
+    """Fetch and write the connections that the queue's messages name.
+
+    The report is of all its runs together. Raises before any message is received: `QueueError`,
+    `DatabaseError`, `PartnerCentralError`; OSError when the health port is taken.
+    """
+    engine = engine_for(database_url, CONNECTIONS)
+    stop = Stop()
+    try:
+        with signals([stop]):
+            session = client.own_session()
+            clock = await runs.ready(engine, database_url)
+            account_id = settings.run.account_id or await client.account_of(session)
+            async with (
+                sqs.opened(session, settings.queue_url, POLLERS + 2 * DELETERS) as queue,
+                client.opened(
+                    session, catalog=settings.run.catalog, connections=settings.run.concurrency
+                ) as api,
+            ):
+                about = await queue.about()
+                worker = _Worker(
+                    settings, engine, database_url, stop, api=api, account_id=account_id, clock=clock
+                )
+                return await worker.work(queue, about)
+    except (DBAPIError, OSError) as error:
+        raise meaning(error, database_url) from None
+    finally:
+        await engine.dispose()
+
+
+class _Worker:
+    """The parts that all of a worker's runs share."""
+
+    def __init__(
+        self,
+        settings: WorkSettings,
+        engine: AsyncEngine,
+        url: str,
+        stop: Stop,
+        *,
+        api: PartnerCentral,
+        account_id: str,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._url = url
+        self._stop = stop
+        self._api = api
+        self._scope = Scope("", account_id, settings.run.catalog)
+        self._clock = clock
+        self._known = Known(engine, self._scope)
+        self._pulse = Pulse()
+        self._run: AccountRun | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """The books of the run that is on."""
+        return self._run.ledger if self._run else Ledger()
+
+    def expected(self) -> int | None:
+        return None
+
+    def why(self) -> str:
+        return self._run.why() if self._run else ""
+
+    async def work(self, queue: sqs.Queue, about: sqs.About) -> Report:
+        settings, run = self._settings, self._settings.run
+        visibility = min(max(about.visibility, LEAST_VISIBILITY), MOST_VISIBILITY)
+        log.info(Event.WORKER_STARTED, queue=queue.url, visibility=visibility, redrive=about.redrive)
+        if about.redrive is None:
+            log.warning(
+                Event.QUEUE_WITHOUT_REDRIVE,
+                why=f"a message that fails is deleted after {MOST_RECEIVES} receipts: it is in sync_failure",
+            )
+        inbox = Inbox(
+            queue,
+            Holding(
+                run.catalog,
+                redrive=about.redrive is not None,
+                invalid_to=settings.invalid_to,
+                keep=run.dry_run,
+            ),
+            catalog=run.catalog,
+            fetched_at=self._fetched_at,
+            now=self._now,
+            slots=run.concurrency,
+            visibility=visibility,
+            drain=settings.drain or run.dry_run,
+            alive=self._pulse.beat,
+        )
+        learned = pacers(run.max_rate)
+        rates = nullcontext() if run.dry_run else shared(Rates(self._engine, self._scope), learned)
+        async with (
+            answering(self._pulse, settings.health_host, settings.health_port),
+            background(partial(time_limit, run.max_runtime, self._stop)),
+            background(partial(show, [self])),
+            rates,
+            inbox.receiving(self._stop),
+        ):
+            return await self._shifts(inbox, self._upkeep(inbox, learned))
+
+    def _upkeep(self, inbox: Inbox, learned: Mapping[str, Pacer]) -> Upkeep:
+        async def committed(settlement: Settlement) -> None:
+            inbox.resume(DATABASE)
+            inbox.settled(settlement.done)
+
+        drain = self._settings.drain or self._settings.run.dry_run
+        outlast = Outlast(
+            self._stop.sleep,
+            began=lambda error: inbox.pause(API, str(error)),
+            ended=lambda: inbox.resume(API),
+        )
+        return Upkeep(
+            pacers=learned,
+            committed=committed,
+            replaying=lambda: inbox.pause(DATABASE),
+            # A batch job says in its exit code that something was away; a service waits until it is back.
+            outlast=(lambda fetch: fetch) if drain else outlast.around,
+            patience=PATIENCE if drain else inf,
+        )
+
+    async def _shifts(self, inbox: Inbox, upkeep: Upkeep) -> Report:
+        """Run after run, until there is a reason to end."""
+        total: Report | None = None
+        while True:
+            report = await self._shift(inbox, upkeep)
+            total = report if total is None else followed_by(total, report)
+            away = report.exit is Exit.LATER
+            if self._stop.asked or report.exit in FINAL or inbox.drained or (away and self._settings.drain):
+                return total
+            inbox.holding.recall()
+            try:
+                self._clock = await self._database(inbox)
+            except Stopped:
+                return total
+
+    async def _shift(self, inbox: Inbox, upkeep: Upkeep) -> Report:
+        stop = Stop()
+        run = self._run = AccountRun(
+            replace(self._settings.run, input=Input.QUEUE, max_runtime=None),
+            replace(self._scope, run_id=runs.new_id(self._clock.now())),
+            api=self._api,
+            engine=self._engine,
+            url=self._url,
+            clock=self._clock,
+            stop=stop,
+            upkeep=upkeep,
+        )
+
+        async def hear() -> None:
+            await self._stop.wait()
+            if self._stop.ending is not None:
+                stop.ask(self._stop.ending)
+
+        # Removals that were held back are decided on at a run's end: that need not be an hour away.
+        shift = Shift(inbox, time.monotonic() + SHIFT, enough=lambda: run.ledger.held > 0)
+        async with background(hear):
+            return await run.of_worker(shift)
+
+    async def _database(self, inbox: Inbox) -> Clock:
+        """Its clock, as soon as it is there. Raises `Stopped`, and `DatabaseError` if waiting is no use."""
+        while True:
+            try:
+                clock = await runs.ready(self._engine, self._url)
+            except DatabaseUnavailable:
+                inbox.pause(DATABASE)
+                await self._stop.sleep(DATABASE_AGAIN)
+            else:
+                inbox.resume(DATABASE)
+                return clock
+
+    def _now(self) -> datetime:
+        return self._clock.now()
+
+    async def _fetched_at(self, identifiers: Sequence[str]) -> Mapping[str, datetime]:
+        try:
+            return await self._known.fetched_at(identifiers)
+        except (DBAPIError, OSError):
+            return {}  # then it is fetched once more
