@@ -5,16 +5,16 @@ What a command needs is imported when it runs: `syncer --help` should not wait f
 
 import re
 import sys
-from collections.abc import Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
-from syncer import __version__
+from syncer import __version__, tools
 from syncer.exits import Exit
+from syncer.launch import Refusal, database_at, run
 from syncer.options import (
     AccountId,
     AllowFailures,
@@ -41,16 +41,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-T = TypeVar("T")
-
-
-class Refusal(Exception):
-    """The command cannot be carried out; the message is one line for a person."""
-
-    def __init__(self, exit_code: Exit, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @app.callback(invoke_without_command=True)
@@ -163,10 +153,10 @@ def sync(
     from rich.console import Console
 
     from syncer import report
-    from syncer.run import sync as run
+    from syncer.run import sync as sync_all
 
-    with _database(database_url) as url:
-        results = _run(run(settings, url))
+    with database_at(database_url) as url:
+        results = run(sync_all(settings, url))
     if json:
         typer.echo(report.as_json(results))
     for result in results:
@@ -235,7 +225,7 @@ def work(
     from syncer import report
     from syncer.sources.holding import InvalidTo
     from syncer.work import WorkSettings
-    from syncer.work import work as run
+    from syncer.work import work as work_on
 
     settings = WorkSettings(
         run=RunSettings(
@@ -257,8 +247,8 @@ def work(
         health_host=health_host,
         health_port=health_port,
     )
-    with _database(database_url) as url:
-        result = _run(run(settings, url))
+    with database_at(database_url) as url:
+        result = run(work_on(settings, url))
     if json:
         typer.echo(report.as_json([result]))
     else:
@@ -301,7 +291,7 @@ def enqueue(
     if full and not discover:
         raise Refusal(Exit.USAGE, "--full is for --discover")
     from syncer.enqueue import EnqueueSettings
-    from syncer.enqueue import enqueue as run
+    from syncer.enqueue import enqueue as put
 
     settings = EnqueueSettings(
         queue_url=_queue(queue_url),
@@ -312,8 +302,8 @@ def enqueue(
         max_attempts=max_attempts,
         max_rate=max_rate,
     )
-    with _database(database_url) if discover else nullcontext("") as url:
-        sent = _run(run(settings, url))
+    with database_at(database_url) if discover else nullcontext("") as url:
+        sent = run(put(settings, url))
     if json:
         typer.echo(sent.as_json())
     else:
@@ -324,28 +314,6 @@ def enqueue(
     if sent.message:
         typer.echo(f"syncer: {sent.message}", err=True)
     raise typer.Exit(sent.exit)
-
-
-@app.command()
-def migrate(
-    database_url: DatabaseUrl = None,
-    check: Annotated[bool, typer.Option("--check", help="Only tell whether a migration is due.")] = False,
-) -> None:
-    """Bring the database's schema to this version."""
-    from syncer.store import schema
-
-    with _database(database_url, migrated=False) as url:
-        if check:
-            wrong = schema.difference(_run(schema.current(url)))
-            if wrong:
-                raise Refusal(Exit.NOT_SET_UP, wrong)
-            typer.echo(f"The schema is current: version {schema.VERSION}.")
-            return
-        before, after = _run(schema.migrate(url))
-    if before == after:
-        typer.echo(f"Nothing to do: the schema is current, version {after}.")
-    else:
-        typer.echo(f"The schema is now of version {after}; it was {before or 'not there'}.")
 
 
 @app.command()
@@ -368,8 +336,8 @@ def status(
 
     from syncer import status as telling
 
-    with _database(database_url) as url:
-        found = _run(telling.status(url))
+    with database_at(database_url) as url:
+        found = run(telling.status(url))
     if json:
         typer.echo(telling.as_json(found))
     else:
@@ -380,106 +348,6 @@ def status(
     if limit is not None and not found.freshness:
         raise Refusal(Exit.INCOMPLETE, "there was no run yet")
     raise typer.Exit(Exit.INCOMPLETE if late else Exit.OK)
-
-
-@app.command()
-def check(
-    database_url: DatabaseUrl = None,
-    account_id: AccountId = None,
-    catalog: Catalog = "AWS",
-    queue_url: QueueUrl = None,
-) -> None:
-    """Tell whether everything is there that a run needs: database, schema, credentials, API, queue."""
-    from syncer.check import findings
-
-    with _database(database_url) as url:
-        found = _run(findings(RunSettings(account_id=account_id, catalog=catalog), url, queue_url))
-    for finding in found:
-        typer.echo(f"{'ok    ' if finding.exit is Exit.OK else 'FAILED'} {finding.part}: {finding.message}")
-    raise typer.Exit(max(finding.exit for finding in found))
-
-
-@app.command()
-def simulate(
-    connections: Annotated[int, typer.Option(min=0, help="Size of the population.")] = 1000,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8700,
-    host: Annotated[str, typer.Option(help="Where to listen. Nobody is authenticated: keep it local.")] = (
-        "127.0.0.1"
-    ),
-    catalog: Catalog = "AWS",
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0.001, show_default=False, help="Quota in calls/s, per operation. Default: none."),
-    ] = None,
-    burst: Annotated[
-        float | None,
-        typer.Option(
-            min=1, show_default=False, help="Calls a rested quota allows at once. Default: 1 s of it."
-        ),
-    ] = None,
-    latency: Annotated[float, typer.Option(min=0, help="Seconds that each answer takes.")] = 0.0,
-    jitter: Annotated[float, typer.Option(min=0, help="Up to so many seconds more.")] = 0.0,
-    error_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of calls that end in InternalServerException.")
-    ] = 0.0,
-    cut_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of calls whose connection is cut.")
-    ] = 0.0,
-    unknown_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of connections that are not there.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Another seed, another population.")] = 2026,
-    ids: Annotated[
-        bool, typer.Option("--ids", help="Print the IDs of the population instead of serving it.")
-    ] = False,
-) -> None:
-    """Serve a local Partner Central on loopback, to try a deployment or its load."""
-    from syncer.demo import environment
-    from syncer.partner_central.population import Population
-    from syncer.partner_central.simulator import Faults, simulate
-
-    population = Population(connections, seed, catalog)
-    if ids:
-        for identifier in population.identifiers():
-            typer.echo(identifier)
-        return
-    faults = Faults(
-        rate=rate,
-        burst=burst,
-        latency=latency,
-        jitter=jitter,
-        error_rate=error_rate,
-        cut_rate=cut_rate,
-        unknown_rate=unknown_rate,
-        seed=seed,
-    )
-
-    def announce(url: str) -> None:
-        typer.echo(f"# {connections:,} connections at {url}, until Ctrl-C. In another shell:")
-        for name, value in environment(url).items():
-            typer.echo(f"export {name}={value}")
-
-    try:
-        _run(simulate(population, faults, host, port, announce))
-    except OSError as error:
-        raise Refusal(Exit.USAGE, f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-    except KeyboardInterrupt:
-        raise typer.Exit(Exit.INTERRUPTED) from None
-
-
-@app.command()
-def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the database running at the end.")] = False,
-) -> None:
-    """Run the main job with nothing to set up: embedded Postgres, the simulator, 1,000 connections."""
-    from syncer.demo import demonstrate
-    from syncer.store.embedded import embedded
-    from syncer.store.schema import migrate
-
-    with embedded(keep=keep) as database:
-        _run(migrate(database.url))
-        result = _run(demonstrate(database.url, f"{database.psql} '{database.url}'", keep=keep))
-    raise typer.Exit(result.exit)
 
 
 def _queue(url: str | None) -> str:
@@ -517,28 +385,8 @@ def _age(text: str) -> timedelta:
     return timedelta(**{units[unit]: int(number)})
 
 
-def _database(url: str | None, *, migrated: bool = True) -> AbstractContextManager[str]:
-    """The database at `url`, or the embedded one: that is brought to this version's schema by itself."""
-    if url:
-        return nullcontext(url)
-    from syncer.store.embedded import default_database
-
-    database: AbstractContextManager[str] = default_database(migrated=migrated)
-    return database
-
-
-def _run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` to its end, on the quicker event loop where there is one."""
-    import anyio
-
-    from syncer.logs import configure
-
-    configure()
-
-    async def entry() -> T:
-        return await main
-
-    return anyio.run(entry, backend_options={"use_uvloop": sys.platform != "win32"})
+for tool in (tools.migrate, tools.check, tools.simulate, tools.demo):
+    app.command()(tool)
 
 
 def main(argv: list[str] | None = None) -> None:

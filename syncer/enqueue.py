@@ -38,7 +38,7 @@ from syncer.store.writer import Scope
 
 SENDERS = 8
 # What the queue does not take is sent again, alone, after growing waits; after so many it is not there.
-TRIES = 8
+TRIES = 6
 FIRST_BACKOFF = 0.1
 
 

@@ -15,8 +15,8 @@ from syncer.store import tables  # noqa: F401  (so that SQLModel knows the table
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]  # a Typer app with commands is a group
-# Of the commands that are about a run; the others' flags are in their --help.
-RUNS = ("sync",)
+# Of the commands that do the work; the others' flags are in their --help.
+RUNS = ("sync", "work", "enqueue")
 
 
 def section(title: str) -> str:
@@ -42,19 +42,22 @@ def test_the_settings_are_those_of_the_program() -> None:
         for flag, variable, *_ in rows_of_table(section("Settings"))
     }
     offered = set()
-    for name in RUNS:
-        for option in COMMANDS[name].params:
-            if isinstance(option, typer.core.TyperOption) and option.envvar:
+    for command in RUNS:
+        for option in COMMANDS[command].params:
+            if isinstance(option, typer.core.TyperOption | typer.core.TyperArgument) and option.envvar:
                 variables = [option.envvar] if isinstance(option.envvar, str) else option.envvar
-                offered.add((option.opts[0], tuple(variables)))
+                # What is an argument of work is an option of enqueue and check.
+                name = option.opts[0] if option.opts[0].startswith("--") else "--queue-url"
+                offered.add((name, tuple(variables)))
     assert documented == offered
 
 
 def test_the_defaults_are_those_of_the_program() -> None:
     documented = {row[0].strip("`"): row[2].strip("`") for row in rows_of_table(section("Settings"))}
-    for option in COMMANDS["sync"].params:
-        if isinstance(option.default, int | str) and not isinstance(option.default, bool):
-            assert documented[option.opts[0]] == str(option.default), option.opts[0]
+    for name in RUNS:
+        for option in COMMANDS[name].params:
+            if isinstance(option.default, int | str) and not isinstance(option.default, bool):
+                assert documented[option.opts[0]] == str(option.default), option.opts[0]
 
 
 def test_the_exit_codes_are_those_of_the_program() -> None:

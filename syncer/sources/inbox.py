@@ -44,11 +44,29 @@ PARTING = 2.0
 log = structlog.get_logger()
 
 
+class Signal:
+    """Wakes all who wait for a condition, so that each looks again."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def notify(self) -> None:
+        event, self._event = self._event, anyio.Event()
+        event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._event.wait()
+
+
 class Inbox:
     """One worker's side of a queue.
 
     fetched_at: when each of these IDs was last fetched, as far as the database knows. now: by its clock.
-    slots: connections fetched at once; so many messages wait for their turn, at most.
+    slots: connections fetched at once; twice as many messages wait for their turn, at most.
     visibility: seconds. drain: end when the queue is empty.
     alive: called when there is progress, or nothing to do.
     """
@@ -67,20 +85,24 @@ class Inbox:
         alive: Callable[[], None],
     ) -> None:
         self.holding = holding
-        self.now = now
+        self._now = now
         self.failure: QueueError | None = None
         self.ignored = 0
         self._queue = queue
         self._catalog = catalog
         self._fetched_at = fetched_at
-        self._room = max(slots, BATCH)
+        self._slots = slots
+        # What the slots can take on while a request for more is out.
+        self._room = max(2 * slots, BATCH)
         self._visibility = visibility
         self._drain = drain
         self._alive = alive
         self._stop = Stop()
         self._over = False
         self._polling = 0
-        self._coming = 0  # messages that were asked for, or are being looked up
+        self._coming = 0  # messages that were asked for
+        self._arrived: list[Entry] = []  # entries that are to be looked up
+        self._looked_up = 0
         self._empty = 0  # times in a row that the queue said it was empty
         self._left: dict[str, float] = {}  # messages given back, and until when nobody sees them
         self._catalogs: set[str] = set()
@@ -88,7 +110,8 @@ class Inbox:
         self._to_delete: deque[tuple[Message, int]] = deque()
         self._deleting = 0
         self._to_hide: deque[tuple[Message, int]] = deque()
-        self._changed = anyio.Event()
+        self._changed = Signal()
+        self._to_tell = Signal()  # there is something to delete or to give back, or not any more
 
     @property
     def drained(self) -> bool:
@@ -105,7 +128,15 @@ class Inbox:
         if why in self._troubles:
             self._troubles.remove(why)
             log.info(Event.RECEIVING_RESUMED, after=why)
-            self._notify()
+            self._changed.notify()
+
+    def take(self, position: int) -> Item | None:
+        """The next item, as number `position`; None while there is none."""
+        item = self.holding.take(position, self._now())
+        # Only when it makes a difference to those who wait for it: a request more, or a question.
+        if self._free % BATCH == 0 or (self._arrived and self.holding.waiting < self._slots / 2):
+            self._changed.notify()
+        return item
 
     def settled(self, settled: Sequence[Settled]) -> None:
         """Items are settled, by a commit or because they need none."""
@@ -115,14 +146,22 @@ class Inbox:
             else:
                 self._to_hide.append((message, seconds))
         self._alive()
-        self._notify()
+        self._changed.notify()
+        self._to_tell.notify()
 
     @asynccontextmanager
     async def receiving(self, stop: Stop) -> AsyncIterator[None]:
         """Receive while the context lasts, until `stop`. At its end everything that is held is given back."""
         self._stop = stop
         async with anyio.create_task_group() as tasks:
-            for work in (self._keep_hidden, self._hide, *[self._delete] * DELETERS, self._hear_stop):
+            works = (
+                self._keep_hidden,
+                self._hide,
+                self._look_up,
+                self._hear_stop,
+                *[self._delete] * DELETERS,
+            )
+            for work in works:
                 tasks.start_soon(work)
             for _ in range(min(POLLERS, ceil(self._room / BATCH))):
                 self._polling += 1
@@ -132,73 +171,70 @@ class Inbox:
             finally:
                 with anyio.CancelScope(shield=True):
                     self._over = True
-                    self._notify()
+                    self._changed.notify()
                     with anyio.move_on_after(WAIT + 1):
-                        await self._until(lambda: not self._polling)
+                        await self._changed.until(lambda: not self._polling)
                     with anyio.move_on_after(PARTING):
-                        await self._until(lambda: not (self._to_delete or self._deleting))
+                        await self._to_tell.until(lambda: not (self._to_delete or self._deleting))
                     with anyio.move_on_after(PARTING):
                         await self._hide_now([(message, 0) for message in self.holding.held.values()])
                 tasks.cancel_scope.cancel()
 
-    async def change(self, seconds: float | None = None) -> None:
+    async def change(self, seconds: float) -> None:
         """Wait until something has changed here, or for so long."""
         with anyio.move_on_after(seconds):
             await self._changed.wait()
 
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            await self.change()
-
     async def _hear_stop(self) -> None:
         await self._stop.wait()
-        self._notify()
+        self._changed.notify()
 
     async def _poll(self) -> None:
         failed = 0
         try:
             while not (self._over or self._stop.asked):
-                room = min(BATCH, self._room - self.holding.waiting - self._coming)
-                if room < min(BATCH, self._room) or self._troubles or self.drained:
-                    await self.change()
+                if self._free < BATCH or self._troubles or self.drained:
+                    await self._changed.wait()
                     continue
-                self._coming += room
                 try:
-                    await self._receive(room)
+                    await self._receive()
                     failed = 0
                 except QueueError as error:
                     failed += 1
                     await self._failed(error, failed)
-                finally:
-                    self._coming -= room
-                    self._notify()
         except Stopped:
             pass
         finally:
             self._polling -= 1
-            self._notify()
+            self._changed.notify()
 
     async def _failed(self, error: QueueError, times: int) -> None:
         if times == 1:
             log.warning(Event.QUEUE_FAILING, why=str(error))
         if self._drain and times == DRAIN_TRIES:
             self.failure = error
-            self._notify()
+            self._changed.notify()
         await self._stop.sleep(min(FIRST_BACKOFF * 2**times, LONGEST_BACKOFF))
 
-    async def _receive(self, room: int) -> None:
+    @property
+    def _free(self) -> int:
+        """How many messages more may wait for their turn."""
+        return self._room - self._coming - len(self._arrived) - self._looked_up - self.holding.waiting
+
+    async def _receive(self) -> None:
         asked = time.monotonic()
         wait = WAIT_DRAINING if self._drain else WAIT
-        received = await self._queue.receive(room, wait=wait, visibility=self._visibility)
+        self._coming += BATCH
+        try:
+            received = await self._queue.receive(BATCH, wait=wait, visibility=self._visibility)
+        finally:
+            self._coming -= BATCH
         if received:
             self._empty = 0
-            # Whoever waited got them at once; else they may be as old as the request, but for the wait.
+            # Whoever waited got them at once; else they may be as old as the request.
             expires = max(asked, time.monotonic() - LOOK_EVERY) + self._visibility
-            await self._look_up([entry for each in received for entry in self._read(each, expires)])
+            self._arrived += [entry for each in received for entry in self._read(each, expires)]
+            self._changed.notify()
         elif not self._is_busy():
             self._alive()
             if self._drain:
@@ -220,6 +256,7 @@ class Inbox:
                 self.ignored += 1
                 log.info(Event.MESSAGE_IGNORED, kind=kind)
                 self._to_delete.append((message, 0))
+                self._to_tell.notify()
             case Elsewhere(catalog):
                 if catalog not in self._catalogs:
                     self._catalogs.add(catalog)
@@ -230,17 +267,25 @@ class Inbox:
                 self._left[message.id] = expires
         return []
 
-    async def _look_up(self, entries: Sequence[Entry]) -> None:
-        """Let `entries` be taken, with what the database knows of them."""
-        ids = [connection_id(entry.text, self._catalog) for entry in entries]
-        known = await self._fetched_at([id for id in ids if id])
-        self.holding.wait(
-            replace(entry, fetched_at=known.get(id)) if id else entry
-            for entry, id in zip(entries, ids, strict=True)
-        )
+    async def _look_up(self) -> None:
+        """Let what has arrived be taken, with what the database knows of it; all of it at once."""
+        while True:
+            # Not before it is needed: a question costs about the same for ten and for fifty.
+            await self._changed.until(lambda: bool(self._arrived) and self.holding.waiting < self._slots / 2)
+            entries, self._arrived = self._arrived, []
+            self._looked_up = len(entries)
+            ids = [connection_id(entry.text, self._catalog) for entry in entries]
+            known = await self._fetched_at([id for id in ids if id])
+            self._looked_up = 0
+            self.holding.wait(
+                replace(entry, fetched_at=known.get(id)) if id else entry
+                for entry, id in zip(entries, ids, strict=True)
+            )
+            self._changed.notify()
 
     def _is_busy(self) -> bool:
-        return bool(self.holding.busy or self._to_delete or self._deleting or self._to_hide)
+        unsettled = self._arrived or self._looked_up or self.holding.busy
+        return bool(unsettled or self._to_delete or self._deleting or self._to_hide)
 
     async def _ask_whether_empty(self) -> None:
         """Messages that are invisible may be another worker's, or a dead one's: then they come back."""
@@ -250,6 +295,7 @@ class Inbox:
         ours = len(self._left) + len(self.holding.held)
         gone = not depth.visible and not depth.delayed and depth.in_flight <= ours
         self._empty = self._empty + 1 if gone and not self._is_busy() else 0
+        self._changed.notify()
 
     async def _keep_hidden(self) -> None:
         while True:
@@ -276,18 +322,18 @@ class Inbox:
     async def _hide(self) -> None:
         """Give back what is to be tried again later."""
         while True:
-            await self._until(lambda: bool(self._to_hide))
+            await self._to_tell.until(lambda: bool(self._to_hide))
             messages = [self._to_hide[each] for each in range(min(BATCH, len(self._to_hide)))]
             await self._hide_some(messages)
             for message, seconds in messages:
                 self._to_hide.popleft()
                 self.holding.let_go(message)
                 self._left[message.id] = time.monotonic() + seconds
-            self._notify()
+            self._to_tell.notify()
 
     async def _delete(self) -> None:
         while True:
-            await self._until(lambda: bool(self._to_delete))
+            await self._to_tell.until(lambda: bool(self._to_delete))
             batch = [self._to_delete.popleft() for _ in range(min(BATCH, len(self._to_delete)))]
             self._deleting += len(batch)
             try:
@@ -303,7 +349,7 @@ class Inbox:
                 log.warning(Event.DELETE_FAILED, messages=len(failed))
                 await anyio.sleep(min(FIRST_BACKOFF * 2 ** batch[failed[0]][1], LONGEST_BACKOFF))
             self._deleting -= len(batch)
-            self._notify()
+            self._to_tell.notify()
 
 
 class Shift:
@@ -327,7 +373,7 @@ class Shift:
         """Raises `QueueError` when a queue that is to be drained does not answer."""
         inbox, position = self._inbox, 0
         while (left := self._until - time.monotonic()) > 0:
-            item = inbox.holding.take(position, inbox.now())
+            item = inbox.take(position)
             if item is not None:
                 position += 1
                 yield item

@@ -182,7 +182,9 @@ async def opened(session: aioboto3.Session, url: str, connections: int) -> Async
         max_pool_connections=connections,
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=READ_TIMEOUT,
-        user_agent_extra=f"syncer/{__version__}",
+        # As with Partner Central: our parameters are checked, and a fixed user agent costs nothing.
+        parameter_validation=False,
+        user_agent=f"syncer/{__version__} aioboto3",
     )
     found = urlsplit(url)
     if found.scheme not in ("http", "https") or not found.path.strip("/"):

@@ -17,7 +17,8 @@ class Known:
     """The stored connections of one account and catalog."""
 
     def __init__(self, engine: AsyncEngine, scope: Scope) -> None:
-        self._engine = engine
+        # Single statements need no transaction around them, which would be two round trips more.
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._keys = scope.keys
 
     async def updated_at(self, identifiers: Sequence[str]) -> Mapping[str, datetime]:

@@ -1,0 +1,131 @@
+"""The commands around the job: migrate, check, simulate, demo.
+
+What a command needs is imported when it runs: `syncer --help` should not wait for the SDK.
+"""
+
+from typing import Annotated
+
+import typer
+
+from syncer.exits import Exit
+from syncer.launch import Refusal, database_at, run
+from syncer.options import AccountId, Catalog, DatabaseUrl, QueueUrl
+from syncer.settings import RunSettings
+
+
+def migrate(
+    database_url: DatabaseUrl = None,
+    check: Annotated[bool, typer.Option("--check", help="Only tell whether a migration is due.")] = False,
+) -> None:
+    """Bring the database's schema to this version."""
+    from syncer.store import schema
+
+    with database_at(database_url, migrated=False) as url:
+        if check:
+            wrong = schema.difference(run(schema.current(url)))
+            if wrong:
+                raise Refusal(Exit.NOT_SET_UP, wrong)
+            typer.echo(f"The schema is current: version {schema.VERSION}.")
+            return
+        before, after = run(schema.migrate(url))
+    if before == after:
+        typer.echo(f"Nothing to do: the schema is current, version {after}.")
+    else:
+        typer.echo(f"The schema is now of version {after}; it was {before or 'not there'}.")
+
+
+def check(
+    database_url: DatabaseUrl = None,
+    account_id: AccountId = None,
+    catalog: Catalog = "AWS",
+    queue_url: QueueUrl = None,
+) -> None:
+    """Tell whether everything is there that a run needs: database, schema, credentials, API, queue."""
+    from syncer.check import findings
+
+    with database_at(database_url) as url:
+        found = run(findings(RunSettings(account_id=account_id, catalog=catalog), url, queue_url))
+    for finding in found:
+        typer.echo(f"{'ok    ' if finding.exit is Exit.OK else 'FAILED'} {finding.part}: {finding.message}")
+    raise typer.Exit(max(finding.exit for finding in found))
+
+
+def simulate(
+    connections: Annotated[int, typer.Option(min=0, help="Size of the population.")] = 1000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8700,
+    host: Annotated[str, typer.Option(help="Where to listen. Nobody is authenticated: keep it local.")] = (
+        "127.0.0.1"
+    ),
+    catalog: Catalog = "AWS",
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, show_default=False, help="Quota in calls/s, per operation. Default: none."),
+    ] = None,
+    burst: Annotated[
+        float | None,
+        typer.Option(
+            min=1, show_default=False, help="Calls a rested quota allows at once. Default: 1 s of it."
+        ),
+    ] = None,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds that each answer takes.")] = 0.0,
+    jitter: Annotated[float, typer.Option(min=0, help="Up to so many seconds more.")] = 0.0,
+    error_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of calls that end in InternalServerException.")
+    ] = 0.0,
+    cut_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of calls whose connection is cut.")
+    ] = 0.0,
+    unknown_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of connections that are not there.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Another seed, another population.")] = 2026,
+    ids: Annotated[
+        bool, typer.Option("--ids", help="Print the IDs of the population instead of serving it.")
+    ] = False,
+) -> None:
+    """Serve a local Partner Central on loopback, to try a deployment or its load."""
+    from syncer.demo import environment
+    from syncer.partner_central.population import Population
+    from syncer.partner_central.simulator import Faults, simulate
+
+    population = Population(connections, seed, catalog)
+    if ids:
+        for identifier in population.identifiers():
+            typer.echo(identifier)
+        return
+    faults = Faults(
+        rate=rate,
+        burst=burst,
+        latency=latency,
+        jitter=jitter,
+        error_rate=error_rate,
+        cut_rate=cut_rate,
+        unknown_rate=unknown_rate,
+        seed=seed,
+    )
+
+    def announce(url: str) -> None:
+        typer.echo(f"# {connections:,} connections at {url}, until Ctrl-C. In another shell:")
+        for name, value in environment(url).items():
+            typer.echo(f"export {name}={value}")
+
+    try:
+        run(simulate(population, faults, host, port, announce))
+    except OSError as error:
+        raise Refusal(Exit.USAGE, f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the database running at the end.")] = False,
+) -> None:
+    """Run the main job with nothing to set up: embedded Postgres, the simulator, 1,000 connections."""
+    from syncer.demo import demonstrate
+    from syncer.store.embedded import embedded
+    from syncer.store.schema import migrate
+
+    with embedded(keep=keep) as database:
+        run(migrate(database.url))
+        result = run(demonstrate(database.url, f"{database.psql} '{database.url}'", keep=keep))
+    raise typer.Exit(result.exit)

@@ -1,0 +1,162 @@
+"""A queue's server for many messages: SQS's protocol as far as syncer speaks it, in constant time.
+
+moto's server, which the tests use, looks at all of a queue's messages in each request: at a few thousand of
+them it is the server that is measured.
+"""
+
+import heapq
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from aiohttp import web
+
+
+@dataclass(slots=True)
+class Message:
+    id: str
+    body: str
+    sent_at: int
+    receives: int = 0
+    handle: str = ""
+    hidden_until: float = 0.0
+
+
+class SqsServer:
+    """One queue, and behind it a dead-letter queue for what was handed out `most_receives` times.
+
+    received: how often each message ever was, by its ID, those deleted since too.
+    """
+
+    def __init__(self, visibility: int = 30, most_receives: int = 10) -> None:
+        self.visibility = visibility
+        self.most_receives = most_receives
+        self.dead: list[Message] = []
+        self.received: dict[str, int] = {}
+        self._ready: deque[Message] = deque()
+        self._hidden: dict[str, Message] = {}  # by handle
+        self._order: list[tuple[float, str]] = []
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """Yields the queue's URL."""
+        runner = web.ServerRunner(web.Server(self._handle))
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        try:
+            yield f"{site.name}/123456789012/connections"
+        finally:
+            await runner.cleanup()
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Messages that can be seen, and that cannot."""
+        self._show_again()
+        return len(self._ready), len(self._hidden)
+
+    async def _handle(self, http: web.BaseRequest) -> web.Response:
+        operation = http.headers["X-Amz-Target"].partition(".")[2]
+        request = await http.json()
+        match operation:
+            case "SendMessageBatch":
+                answer = self._send(request)
+            case "ReceiveMessage":
+                answer = await self._receive(request)
+            case "DeleteMessageBatch":
+                answer = self._each(request, self._delete)
+            case "ChangeMessageVisibilityBatch":
+                answer = self._each(request, self._change)
+            case "GetQueueAttributes":
+                ready, hidden = self.depth
+                answer = {
+                    "Attributes": {
+                        "VisibilityTimeout": str(self.visibility),
+                        "RedrivePolicy": f'{{"maxReceiveCount": {self.most_receives}}}',
+                        "ApproximateNumberOfMessages": str(ready),
+                        "ApproximateNumberOfMessagesNotVisible": str(hidden),
+                        "ApproximateNumberOfMessagesDelayed": "0",
+                    }
+                }
+            case _:
+                return web.json_response({"__type": "InvalidAction"}, status=400)
+        return web.json_response(answer)
+
+    def _send(self, request: dict[str, Any]) -> dict[str, Any]:
+        for entry in request["Entries"]:
+            self._ready.append(Message(str(uuid.uuid4()), entry["MessageBody"], int(time.time() * 1000)))
+        return {"Successful": [{"Id": entry["Id"]} for entry in request["Entries"]]}
+
+    async def _receive(self, request: dict[str, Any]) -> dict[str, Any]:
+        deadline = time.monotonic() + request.get("WaitTimeSeconds", 0)
+        while not (messages := self._hand_out(request)) and time.monotonic() < deadline:  # noqa: ASYNC110  (messages become visible by time, too)
+            await anyio.sleep(0.02)
+        return {
+            "Messages": [
+                {
+                    "MessageId": message.id,
+                    "ReceiptHandle": message.handle,
+                    "Body": message.body,
+                    "Attributes": {
+                        "SentTimestamp": str(message.sent_at),
+                        "ApproximateReceiveCount": str(message.receives),
+                    },
+                }
+                for message in messages
+            ]
+        }
+
+    def _hand_out(self, request: dict[str, Any]) -> list[Message]:
+        self._show_again()
+        handed_out: list[Message] = []
+        while self._ready and len(handed_out) < request["MaxNumberOfMessages"]:
+            message = self._ready.popleft()
+            if message.receives >= self.most_receives:
+                self.dead.append(message)
+                continue
+            message.receives += 1
+            self.received[message.id] = message.receives
+            message.handle = uuid.uuid4().hex
+            self._hide(message, request.get("VisibilityTimeout", self.visibility))
+            handed_out.append(message)
+        return handed_out
+
+    def _hide(self, message: Message, seconds: float) -> None:
+        message.hidden_until = time.monotonic() + seconds
+        self._hidden[message.handle] = message
+        heapq.heappush(self._order, (message.hidden_until, message.handle))
+
+    def _show_again(self) -> None:
+        now = time.monotonic()
+        while self._order and self._order[0][0] <= now:
+            until, handle = heapq.heappop(self._order)
+            message = self._hidden.get(handle)
+            if message is not None and message.hidden_until == until:
+                self._ready.append(self._hidden.pop(handle))
+
+    @staticmethod
+    def _each(request: dict[str, Any], do: Any) -> dict[str, Any]:
+        told: dict[str, list[dict[str, Any]]] = {"Successful": [], "Failed": []}
+        for entry in request["Entries"]:
+            if do(entry):
+                told["Successful"].append({"Id": entry["Id"]})
+            else:
+                code = "ReceiptHandleIsInvalid"
+                told["Failed"].append({"Id": entry["Id"], "Code": code, "SenderFault": True})
+        return told
+
+    def _delete(self, entry: dict[str, Any]) -> bool:
+        self._show_again()
+        return self._hidden.pop(entry["ReceiptHandle"], None) is not None
+
+    def _change(self, entry: dict[str, Any]) -> bool:
+        self._show_again()
+        message = self._hidden.get(entry["ReceiptHandle"])
+        if message is not None:
+            self._hide(message, entry["VisibilityTimeout"])
+        return message is not None
