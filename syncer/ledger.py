@@ -75,6 +75,11 @@ class Ledger:
         self._settled_at([item.position])
 
     @property
+    def in_flight(self) -> int:
+        """How many calls are out, or have come back and are not settled yet."""
+        return len(self._in_flight)
+
+    @property
     def ahead(self) -> int:
         """How many items have been read from the checkpoint on: positions have no gaps."""
         return self._start + self.tally.read - self.checkpoint

@@ -25,7 +25,8 @@ from syncer.sqs.client import QueueError
 from syncer.stopping import Ending, Stop, Stopped
 from syncer.store.engine import DatabaseError
 
-# A batch is written when it is full, or when its oldest answer has waited this long (seconds).
+# A batch is written when it is full, when its oldest answer has waited this long (seconds), or when nothing
+# else is in flight.
 LINGER = 1.0
 # A stopping run gives the calls that are out so long, and then the writer so long. What is left of the 25 s
 # that a scheduler grants is for a driver that has to give up on a dead connection.
@@ -208,7 +209,8 @@ class Pipeline:
                     batch.append(writing.receive_nowait()[1])
                 except anyio.WouldBlock:
                     left = arrived + LINGER - time.monotonic()
-                    if left <= 0:
+                    # Where nothing else is in flight, as with single events, there is nothing to wait for.
+                    if left <= 0 or self._ledger.in_flight <= len(batch):
                         break
                     with anyio.move_on_after(left):
                         batch.append((await writing.receive())[1])
