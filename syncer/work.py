@@ -58,7 +58,7 @@ class WorkSettings:
     """How a worker goes about it.
 
     run: of each of its runs. drain: end when the queue is empty. invalid_to: what becomes of a message
-    without a connection ID. health_port: None: nobody asks.
+    without a connection ID. health_port: None: nobody asks. shift: seconds that one run's row tells of.
     """
 
     run: RunSettings
@@ -67,6 +67,7 @@ class WorkSettings:
     invalid_to: InvalidTo = InvalidTo.DELETE
     health_host: str = "127.0.0.1"
     health_port: int | None = None
+    shift: float = SHIFT
 
 
 async def work(settings: WorkSettings, database_url: str) -> Report:
@@ -179,7 +180,7 @@ class _Worker:
         drain = self._settings.drain or self._settings.run.dry_run
         outlast = Outlast(
             self._stop.sleep,
-            began=lambda error: inbox.pause(API, str(error)),
+            began=lambda why: inbox.pause(API, why),
             ended=lambda: inbox.resume(API),
         )
         return Upkeep(
@@ -225,7 +226,7 @@ class _Worker:
                 stop.ask(self._stop.ending)
 
         # Removals that were held back are decided on at a run's end: that need not be an hour away.
-        shift = Shift(inbox, time.monotonic() + SHIFT, enough=lambda: run.ledger.held > 0)
+        shift = Shift(inbox, time.monotonic() + self._settings.shift, enough=lambda: run.ledger.held > 0)
         async with background(hear):
             return await run.of_worker(shift)
 

@@ -16,10 +16,12 @@ import pytest
 from aiohttp import web
 from sqlalchemy import make_url
 
-from syncer.partner_central.population import Population
+from syncer.partner_central.population import OWN_ACCOUNT, Population
 from syncer.partner_central.simulator import GET, Faults, Simulator
+from syncer.settings import Input, RunSettings
 from syncer.store.embedded import embedded
 from syncer.store.schema import migrate
+from syncer.work import WorkSettings, work
 from tests.conftest import Program, Queues, finished, own_folder, rows, served, until
 from tests.test_sync import assert_in_step
 
@@ -436,3 +438,58 @@ async def test_removals_need_no_hour(program: Program, database_url: str, queue:
         done = await finished(process)
     assert (done.exit, done.result["missing"], done.result["failed"]) == (143, 1, 0)
     assert rows(database_url, "SELECT count(*) FROM sync_failure") == [(0,)]
+
+
+async def test_an_api_that_fails_for_everybody_costs_no_message_its_receipts(
+    program: Program, database_url: str, queue: Queues
+) -> None:
+    population = Population(120, seed=116)
+    failing = True
+
+    def answer(operation: str, _: dict[str, Any]) -> web.Response | None:
+        if operation == GET and failing:
+            return web.json_response({"__type": "InternalServerException"}, status=500)
+        return None
+
+    queue.send(*population.identifiers())
+    async with served(program, population, Faults(latency=0.01), answer=answer):
+        arguments = ("--concurrency", "4", "--max-attempts", "1", "--json")
+        process = await program.start("work", *arguments)
+        assert process.stderr is not None
+        while b"receiving_paused" not in await process.stderr.readline():
+            pass
+        seen, _ = queue.depth()
+        assert seen >= 60
+        failing = False
+        # The ten that failed first come again in half a minute.
+        await until(lambda: rows(database_url, "SELECT count(*) FROM connection") == [(110,)])
+        process.send_signal(signal.SIGTERM)
+        done = await finished(process)
+    assert done.exit == 143
+    assert (done.result["written"], done.result["failed"]) == (110, 10)
+    assert rows(database_url, "SELECT count(*) FROM sync_failure") == [(10,)]
+    assert queue.left(queue.dead_url) == 0
+
+
+async def test_a_long_day_has_many_rows(
+    program: Program, database_url: str, queue: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker's runs follow each other; what one has not taken, the next one does."""
+    population = Population(90, seed=117)
+    queue.send(*population.identifiers())
+    async with served(program, population, Faults(rate=20, burst=5, latency=0.01)) as api:
+        for name, value in program.environment.items():
+            monkeypatch.setenv(name, value)
+        settings = WorkSettings(
+            run=RunSettings(input=Input.QUEUE, account_id=OWN_ACCOUNT, concurrency=4),
+            queue_url=queue.url,
+            drain=True,
+            shift=1.0,
+        )
+        done = await work(settings, database_url)
+    assert (done.exit, done.counts["written"]) == (0, 90)
+    assert_in_step(database_url, population)
+    told = "SELECT count(*) > 2, sum(read), sum(written), count(DISTINCT status) FROM sync_run"
+    assert rows(database_url, told) == [(True, 90, 90, 1)]
+    assert sum(n for (op, result), n in api.served.items() if op == GET and result == "ok") == 90
+    assert queue.left() == 0

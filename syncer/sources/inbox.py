@@ -263,8 +263,7 @@ class Inbox:
                     log.warning(
                         Event.MESSAGE_LEFT, catalog=catalog, why="it is for the worker of this catalog"
                     )
-                self.holding.let_go(message)
-                self._left[message.id] = expires
+                self._leave(message, expires)
         return []
 
     async def _look_up(self) -> None:
@@ -282,6 +281,12 @@ class Inbox:
                 for entry, id in zip(entries, ids, strict=True)
             )
             self._changed.notify()
+
+    def _leave(self, message: Message, until: float) -> None:
+        """Hold `message` no longer: others can see it from `until` on."""
+        self.holding.let_go(message)
+        if self._drain:
+            self._left[message.id] = until
 
     def _is_busy(self) -> bool:
         unsettled = self._arrived or self._looked_up or self.holding.busy
@@ -327,8 +332,7 @@ class Inbox:
             await self._hide_some(messages)
             for message, seconds in messages:
                 self._to_hide.popleft()
-                self.holding.let_go(message)
-                self._left[message.id] = time.monotonic() + seconds
+                self._leave(message, time.monotonic() + seconds)
             self._to_tell.notify()
 
     async def _delete(self) -> None:
