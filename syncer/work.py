@@ -24,7 +24,7 @@ from syncer.partner_central import client
 from syncer.partner_central.client import PartnerCentral
 from syncer.partner_central.pacing import Pacer
 from syncer.progress import show
-from syncer.report import Report, followed_by
+from syncer.report import Report, followed_by, unstarted
 from syncer.settings import Input, RunSettings
 from syncer.sharing import shared
 from syncer.sources.holding import MOST_RECEIVES, Holding, InvalidTo
@@ -196,16 +196,26 @@ class _Worker:
         """Run after run, until there is a reason to end."""
         total: Report | None = None
         while True:
-            report = await self._shift(inbox, upkeep)
-            total = report if total is None else followed_by(total, report)
-            away = report.exit is Exit.LATER
-            if self._stop.asked or report.exit in FINAL or inbox.drained or (away and self._settings.drain):
-                return total
+            try:
+                report = await self._shift(inbox, upkeep)
+            except (DBAPIError, OSError):  # gone between two runs
+                if self._settings.drain:
+                    raise
+            else:
+                total = report if total is None else followed_by(total, report)
+                away = report.exit is Exit.LATER and self._settings.drain
+                if self._stop.asked or report.exit in FINAL or inbox.drained or away:
+                    return total
             inbox.holding.recall()
             try:
                 self._clock = await self._database(inbox)
             except Stopped:
-                return total
+                return total or self._unstarted()
+
+    def _unstarted(self) -> Report:
+        ending = self._stop.ending
+        exit_code, message = (ending.exit, ending.message) if ending else (Exit.LATER, "")
+        return unstarted(self._settings.run, self._scope.account_id, exit_code, message)
 
     async def _shift(self, inbox: Inbox, upkeep: Upkeep) -> Report:
         stop = Stop()

@@ -237,7 +237,7 @@ def queue(program: Program) -> Iterator[Queues]:
         QueueName=name,
         Attributes={
             "RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3}),
-            "VisibilityTimeout": "30",
+            "VisibilityTimeout": "10",
         },
     )["QueueUrl"]
     program.environment |= {

@@ -52,7 +52,7 @@ async def test_the_queue_is_looked_at_where_there_is_one(program: Program, queue
     async with served(program, Population(1, seed=93)):
         done = await program("check")
         assert done.exit == 0, done.stdout
-        assert "about 2 messages, visibility timeout 30 s, to the dead-letter queue after 3" in done.stdout
+        assert "about 2 messages, visibility timeout 10 s, to the dead-letter queue after 3" in done.stdout
         gone = await program("check", "--queue-url", queue.url + "x")
     assert gone.exit == 78
     assert "FAILED queue: there is no queue" in gone.stdout

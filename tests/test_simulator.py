@@ -11,13 +11,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import aioboto3
 import aiohttp
 import anyio
 import pytest
 from aiohttp import web
 
-from syncer.partner_central.client import opened
+from syncer.partner_central.client import opened, own_session
 from syncer.partner_central.errors import NotFound, Throttled, Transient, Unreachable
 from syncer.partner_central.population import Population
 from syncer.partner_central.simulator import Bucket, Faults, Simulator, simulate
@@ -443,8 +442,9 @@ async def test_simulate_announces_itself_and_serves_until_cancelled() -> None:
 async def through_the_sdk(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     async with simulator.serving() as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL_PARTNERCENTRAL_ACCOUNT", url)
-        session = aioboto3.Session(aws_access_key_id="AKIAEXAMPLE", aws_secret_access_key="secret")
-        async with opened(session, catalog="AWS", connections=4) as partner_central:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        async with opened(own_session(), catalog="AWS", connections=4) as partner_central:
             yield partner_central
 
 
