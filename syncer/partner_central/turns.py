@@ -39,10 +39,12 @@ class Turns:
 
         Raises `Exhausted` in place of `Throttled` when nothing was served for longer than `patience`.
         """
-        async with self._line:
-            # Nothing is promised to those in line: the pacer may think otherwise after each wait.
-            while wait := self.pacer.turn(time.monotonic()):
-                await self._sleep(wait)
+        # Where nobody waits there is no line to stand in.
+        if self._line.locked() or self.pacer.turn(time.monotonic()):
+            async with self._line:
+                # Nothing is promised to those in line: the pacer may think otherwise after each wait.
+                while wait := self.pacer.turn(time.monotonic()):
+                    await self._sleep(wait)
         asked = time.monotonic()
         try:
             answer = await call()
