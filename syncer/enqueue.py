@@ -26,12 +26,12 @@ from syncer.partner_central.retry import Retrying
 from syncer.partner_central.turns import Exhausted, Turns
 from syncer.progress import show
 from syncer.sharing import shared
-from syncer.sources.files import open_files
+from syncer.sources.files import InputError, open_files
 from syncer.sources.listing import Listing, ListingBroken
 from syncer.sqs import client as sqs
 from syncer.stopping import Ending, Stop, Stopped, signals
 from syncer.store import runs
-from syncer.store.engine import engine_for, meaning
+from syncer.store.engine import DatabaseError, engine_for, meaning
 from syncer.store.known import Known
 from syncer.store.rates import Rates
 from syncer.store.writer import Scope
@@ -186,6 +186,8 @@ class _Sending:
                         if len(batch) == sqs.BATCH:
                             await batches.send(batch)
                             batch = []
+                except (InputError, DatabaseError) as error:
+                    self._stop.note(Ending("aborted", exit_for(error) or Exit.LATER, str(error)))
                 except ListingBroken as error:
                     told = f"{error}: what it showed until then is on the queue"
                     self._stop.note(Ending("partial", Exit.LATER, told))

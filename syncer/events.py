@@ -18,6 +18,7 @@ class Event(StrEnum):
     SCHEMA_DRIFT = "schema_drift"
     WRITE_REPLAYED = "write_replayed"
     WORKER_STARTED = "worker_started"
+    WORKER_STOPPED = "worker_stopped"
     QUEUE_FAILING = "queue_failing"
     QUEUE_WITHOUT_REDRIVE = "queue_without_redrive"
     RECEIVING_PAUSED = "receiving_paused"

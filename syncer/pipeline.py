@@ -132,6 +132,8 @@ class Pipeline:
                     self._stop.note(Ending("partial", Exit.LATER, f"{error}: nothing counts as removed"))
                 except QueueError as error:
                     self._stop.ask(Ending("interrupted", exit_for(error) or Exit.LATER, str(error)))
+                except DatabaseError as error:
+                    self._stop.ask(Ending("aborted", exit_for(error) or Exit.LATER, str(error)))
                 except Stopped:
                     pass
                 except (Denied, Exhausted) as error:

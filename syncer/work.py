@@ -32,7 +32,7 @@ from syncer.sources.inbox import DELETERS, POLLERS, Inbox, Shift
 from syncer.sqs import client as sqs
 from syncer.stopping import Stop, Stopped, signals, time_limit
 from syncer.store import runs
-from syncer.store.engine import DatabaseUnavailable, engine_for, meaning
+from syncer.store.engine import DatabaseError, DatabaseUnavailable, engine_for, meaning
 from syncer.store.known import Known
 from syncer.store.rates import Rates
 from syncer.store.writer import PATIENCE, Scope
@@ -74,7 +74,7 @@ async def work(settings: WorkSettings, database_url: str) -> Report:
     """Fetch and write the connections that the queue's messages name.
 
     The report is of all its runs together. Raises before any message is received: `QueueError`,
-    `DatabaseError`, `PartnerCentralError`; OSError when the health port is taken.
+    `DatabaseError`, `PartnerCentralError`, `PortTaken`.
     """
     engine = engine_for(database_url, CONNECTIONS)
     stop = Stop()
@@ -170,7 +170,9 @@ class _Worker:
             rates,
             inbox.receiving(self._stop),
         ):
-            return await self._shifts(inbox, self._upkeep(inbox, learned))
+            report = await self._shifts(inbox, self._upkeep(inbox, learned))
+        log.info(Event.WORKER_STOPPED, ignored=inbox.ignored, exit=int(report.exit))
+        return report
 
     def _upkeep(self, inbox: Inbox, learned: Mapping[str, Pacer]) -> Upkeep:
         async def committed(settlement: Settlement) -> None:
@@ -258,5 +260,5 @@ class _Worker:
     async def _fetched_at(self, identifiers: Sequence[str]) -> Mapping[str, datetime]:
         try:
             return await self._known.fetched_at(identifiers)
-        except (DBAPIError, OSError):
+        except DatabaseError:
             return {}  # then it is fetched once more

@@ -1,5 +1,7 @@
 """Putting IDs on a queue: each once, in batches, and whatever the queue does not take is told."""
 
+import gzip
+import secrets
 from collections.abc import Awaitable
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 
 from syncer.partner_central.population import Population
 from syncer.partner_central.simulator import LIST, Faults
+from syncer.sources.files import BEGINNING
 from tests.conftest import Program, Queues, ids_file, served
 from tests.test_sync import assert_in_step
 from tests.test_work import before
@@ -87,6 +90,18 @@ async def test_a_queue_that_takes_nothing(program: Program, queue: Queues) -> No
     assert (done.exit, done.result["sent"], done.result["unsent"]) == (75, 0, 15)
     assert "it takes no messages" in done.stderr
     assert queue.left() == 0
+
+
+async def test_a_file_that_ends_in_its_middle_is_told(program: Program, queue: Queues) -> None:
+    ids = "\n".join(Population(200, seed=126).identifiers()).encode()
+    # What is wrong within the beginning of a file is told before anything is sent.
+    padding = b"".join(b"\n# " + secrets.token_hex(32).encode() for _ in range(2 * BEGINNING // 32))
+    (program.folder / "ids.txt.gz").write_bytes(gzip.compress(ids + padding)[:-9])
+    done = await program("enqueue", "ids.txt.gz", "--json")
+    assert done.exit == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ids.txt.gz" in done.stderr
+    assert done.result["sent"] == queue.left() > 0
 
 
 async def test_a_listing_that_breaks_off_is_told(program: Program, queue: Queues) -> None:

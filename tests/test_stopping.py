@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from syncer.partner_central.population import Population
-from syncer.partner_central.simulator import Faults
+from syncer.partner_central.simulator import LIST, Faults
 from syncer.store.embedded import embedded
 from syncer.store.schema import migrate
 from tests.conftest import PATIENCE, Finished, Program, finished, ids_file, own_folder, rows, served, until
@@ -155,6 +155,24 @@ async def test_a_database_that_restarts_is_waited_for(program: Program) -> None:
         assert done.exit == 0, done.stderr
         assert done.events("write_replayed")
         assert_in_step(server.url, population)
+
+
+async def test_a_database_that_restarts_during_the_listing_is_waited_for(
+    program: Program, database_url: str
+) -> None:
+    population = Population(700, seed=58)
+    cut = 0
+
+    def answer(operation: str, request: dict[str, object]) -> None:
+        nonlocal cut
+        if operation == LIST and request.get("NextToken"):
+            cut += 1
+            restart(database_url)
+
+    async with served(program, population, answer=answer):
+        done = await program("sync", "--json")
+    assert cut > 2
+    assert (done.exit, done.result["status"]) == (0, "succeeded"), done.stderr
 
 
 def restart(url: str) -> None:

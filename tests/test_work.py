@@ -74,6 +74,7 @@ async def test_every_form_of_message_is_settled_and_deleted(
     assert_in_step(database_url, population)
     assert (queue.left(), queue.left(queue.dead_url)) == (0, 0)
     assert done.events("message_ignored")[0]["kind"] == "Partner Connection Invitation Received"
+    assert done.events("worker_stopped")[0]["ignored"] == 1
     failures = dict(rows(database_url, "SELECT identifier, code FROM sync_failure"))
     assert failures.pop("pac-1;drop table") == "InvalidIdentifier"
     assert next(iter(failures)).startswith("message ")

@@ -74,6 +74,7 @@ class Inbox:
     slots: connections fetched at once; twice as many messages wait for their turn, at most.
     visibility: seconds. drain: end when the queue is empty.
     alive: called when there is progress, or nothing to do.
+    ignored: messages about something else. failure: of the queue, when that ends the draining.
     """
 
     def __init__(

@@ -2,57 +2,65 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
+from sqlalchemy import Row, TextClause
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay
 
 from syncer.store import statements
 from syncer.store.arrays import literal
-from syncer.store.writer import Scope
+from syncer.store.engine import is_passing, meaning
+from syncer.store.writer import BACKOFF, PATIENCE, Scope
 
 # IDs per question when going through all of them.
 PAGE = 1000
 
 
 class Known:
-    """The stored connections of one account and catalog."""
+    """The stored connections of one account and catalog. All methods raise `DatabaseError`."""
 
     def __init__(self, engine: AsyncEngine, scope: Scope) -> None:
         # Single statements need no transaction around them, which would be two round trips more.
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._keys = scope.keys
+        # Nothing is changed here, so a question that was cut off is simply asked again.
+        self._asking = AsyncRetrying(
+            retry=retry_if_exception(is_passing), stop=stop_after_delay(PATIENCE), wait=BACKOFF, reraise=True
+        )
 
     async def updated_at(self, identifiers: Sequence[str]) -> Mapping[str, datetime]:
         """Of `identifiers` those that are stored and not removed, with their `updated_at`."""
         if not identifiers:
             return {}
-        async with self._engine.connect() as connection:
-            rows = await connection.execute(
-                statements.UPDATED_AT, {**self._keys, "ids": literal(identifiers)}
-            )
-            return {row.id: row.updated_at for row in rows}
+        rows = await self._rows(statements.UPDATED_AT, ids=literal(identifiers))
+        return {row.id: row.updated_at for row in rows}
 
     async def fetched_at(self, identifiers: Sequence[str]) -> Mapping[str, datetime]:
         """When the answer that last changed each of `identifiers` was asked for."""
         if not identifiers:
             return {}
-        async with self._engine.connect() as connection:
-            rows = await connection.execute(
-                statements.FETCHED_AT, {**self._keys, "ids": literal(identifiers)}
-            )
-            return {row.id: row.synced_at for row in rows}
+        rows = await self._rows(statements.FETCHED_AT, ids=literal(identifiers))
+        return {row.id: row.synced_at for row in rows}
 
     async def live_after(self, identifier: str) -> Sequence[str]:
         """The next IDs after `identifier` with an active type and not removed; empty at the end."""
-        async with self._engine.connect() as connection:
-            rows = await connection.scalars(
-                statements.LIVE_AFTER, {**self._keys, "after": identifier, "page": PAGE}
-            )
-            return [*rows]
+        rows = await self._rows(statements.LIVE_AFTER, after=identifier, page=PAGE)
+        return [row.id for row in rows]
 
     async def failed_after(self, identifier: str) -> Sequence[str]:
         """The next recorded failures after `identifier`; empty at the end."""
+        rows = await self._rows(statements.FAILED_AFTER, after=identifier, page=PAGE)
+        return [row.identifier for row in rows]
+
+    async def _rows(self, statement: TextClause, **parameters: object) -> Sequence[Row[Any]]:
+        try:
+            rows: Sequence[Row[Any]] = await self._asking(self._ask, statement, parameters)
+        except (DBAPIError, OSError) as error:
+            raise meaning(error, self._engine.url.render_as_string(hide_password=False)) from None
+        return rows
+
+    async def _ask(self, statement: TextClause, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
         async with self._engine.connect() as connection:
-            rows = await connection.scalars(
-                statements.FAILED_AFTER, {**self._keys, "after": identifier, "page": PAGE}
-            )
-            return [*rows]
+            return (await connection.execute(statement, {**self._keys, **parameters})).all()
