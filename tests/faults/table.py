@@ -531,7 +531,6 @@ TABLE = (
         where=POSTGRES,
         done="crashes and restarts",
         act=server_restarts,
-        says="write_replayed",
         ledger=STORED,
         own_server=True,
     ),
