@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,7 +39,7 @@ from syncer.partner_central.simulator import Faults, Simulator
 from syncer.store.embedded import Embedded, embedded
 from syncer.store.schema import migrate
 from tests.benchmarks.sqs_server import SqsServer
-from tests.faults.proxy import NONE, Proxy, Trouble
+from tests.faults.proxy import NONE, Address, Proxy, Trouble
 from tests.test_sync import assert_in_step
 
 CONNECTIONS = 800
@@ -132,7 +132,11 @@ class Soak:
             host, _, name = queue.partition("/123")
             self.queue_at = f"{host}/"
             socket = make_url(self.database.url).query["host"]
-            upstreams = {"api": _address(api), "queue": _address(host), "database": f"{socket}/.s.PGSQL.5432"}
+            upstreams: dict[str, Address] = {
+                "api": _address(api),
+                "queue": _address(host),
+                "database": f"{socket}/.s.PGSQL.5432",
+            }
             for part, upstream in upstreams.items():
                 self.proxies[part] = await stack.enter_async_context(Proxy(upstream).serving())
             ports = {part: proxy.port for part, proxy in self.proxies.items()}
@@ -348,7 +352,7 @@ def _html(soak: Soak) -> None:
     soak.api.answer = lambda *_: web.Response(body=b"<html>Maintenance</html>", status=503)
 
 
-FAULTS = {
+FAULTS: dict[str, Callable[[Soak], None]] = {
     "the API is slow": _slow,
     "5 calls/s are left": _throttling,
     "the API fails and cuts": _failing,

@@ -310,6 +310,7 @@ async def deletes_fail_in_part(scene: Scene) -> Finished:
         scene.program.environment["AWS_ENDPOINT_URL_SQS"] = endpoint
 
 
+GZIPPED = {"Content-Encoding": "gzip"}
 API, POSTGRES, QUEUE = "API", "Postgres", "queue"
 READ_ONLY = "SET default_transaction_read_only = on"
 WRITABLE = "RESET default_transaction_read_only"
@@ -417,9 +418,15 @@ TABLE = (
     Fault(
         where=API,
         done="the right answer, gzipped, though nobody asked for it",
-        act=one_answer(lambda scene: raw(gzip.compress(right(scene)), headers={"Content-Encoding": "gzip"})),
+        act=one_answer(lambda scene: raw(gzip.compress(right(scene)), headers=GZIPPED)),
+        ledger=ALL,
+    ),
+    Fault(
+        where=API,
+        done="64 MB of body, gzipped to 64 KB",
+        act=one_answer(lambda _: raw(gzip.compress(bytes(64_000_000)), headers=GZIPPED), calls=2),
         exit=1,
-        says="UnreadableAnswer",
+        says='"code": "ClientPayloadError"',
         ledger=ALL_BUT_ONE,
     ),
     Fault(
@@ -432,8 +439,8 @@ TABLE = (
     ),
     Fault(
         where=API,
-        done="an endless redirect: one call, no more",
-        act=one_answer(lambda _: raw(b"", status=307, headers={"Location": "/"})),
+        done="an endless redirect: not followed, one call per attempt",
+        act=one_answer(lambda _: raw(b"", status=307, headers={"Location": "/"}), calls=2),
         exit=1,
         says='"code": "307"',
         ledger=ALL_BUT_ONE,
