@@ -151,6 +151,8 @@ class Scene:
                 assert count == 0, (outcome, result)
             elif (number := expected[outcome]) is not None:
                 assert count == number, (outcome, result)
+            elif outcome is Outcome.RELEASED:
+                assert count > 0, result
         if self.queue is None:
             assert result["read"] <= IDS
         stored = {identifier for (identifier,) in rows(self.url, "SELECT id FROM connection")}
