@@ -201,7 +201,9 @@ def role(change: str, *, back: str) -> Act:
         process = await scene.start()
         scene.role(change, back=back)
         scene.database.cut()
-        await scene.reads(process, "write_replayed")
+        # Once for the connection that was lost, once for what the new one meets.
+        for _ in range(2):
+            await scene.reads(process, "write_replayed")
         await scene.lifting.aclose()
         return await scene.end(process)
 
@@ -249,7 +251,8 @@ async def server_recovers(scene: Scene) -> Finished:
     process = await scene.start()
     (scene.data / "standby.signal").touch()
     scene.server("-m", "fast", "restart")
-    await scene.reads(process, "write_replayed")
+    for _ in range(2):  # once for the connection that was lost, once for the standby
+        await scene.reads(process, "write_replayed")
     scene.server("promote")
     return await scene.end(process)
 
