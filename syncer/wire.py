@@ -157,7 +157,8 @@ class _NoCredentials:
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
-    if response.content_length is not None and response.content_length <= LONGEST_ANSWER:
+    length, compressed = response.content_length, "Content-Encoding" in response.headers
+    if length is not None and length <= LONGEST_ANSWER and not compressed:
         return await response.read()
     read = bytearray()
     async for chunk in response.content.iter_any():

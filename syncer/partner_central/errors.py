@@ -150,5 +150,7 @@ def _of_service(status: int, code: str, message: str, fields: Mapping[str, objec
 
 
 def _bounded(message: str) -> str:
-    message = " ".join(message.split())
+    # AWS explains a wrong signature in its first paragraph; what follows quotes the request with its headers,
+    # and the session token is one of them.
+    message = " ".join(message.partition("\n\n")[0].split())
     return message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "…"
