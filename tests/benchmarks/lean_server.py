@@ -13,8 +13,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import resource
-import sys
 import time
 import urllib.request
 import zlib
@@ -23,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 import uvloop
 
 from syncer.partner_central.population import Population

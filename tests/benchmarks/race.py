@@ -80,6 +80,30 @@ def _plain(python: Path, ids: Path, url: str) -> list[list[str]]:
     return [[str(python), str(PEERS / "plain.py"), str(ids), url]]
 
 
+def _dlt(python: Path, ids: Path, url: str) -> list[list[str]]:
+    return [[str(python), str(PEERS / "dlt_pipeline.py"), str(ids), url]]
+
+
+def _singer(python: Path, ids: Path, url: str) -> list[list[str]]:
+    """The tap, and the target: a row that is there already is updated, since the streams have keys."""
+    tap, target = ids.with_name("tap.json"), ids.with_name("target.json")
+    tap.write_text(json.dumps({"ids": str(ids)}))
+    options = {
+        "sqlalchemy_url": url.replace("postgresql://", "postgresql+psycopg://"),
+        "default_target_schema": "partners",
+        "use_copy": True,
+        "add_record_metadata": False,
+        "activate_version": False,
+        "validate_records": False,
+        "batch_size_rows": 10_000,
+    }
+    target.write_text(json.dumps(options))
+    return [
+        [str(python), str(PEERS / "singer_tap.py"), "--config", str(tap)],
+        [str(python.with_name("target-postgres")), "--config", str(target)],
+    ]
+
+
 def _syncer(_: Path, ids: Path, url: str) -> list[list[str]]:
     return [[sys.executable, "-m", "syncer", "sync", str(ids), "--json", "--database-url", url]]
 
@@ -87,6 +111,8 @@ def _syncer(_: Path, ids: Path, url: str) -> list[list[str]]:
 LEARNED = "race_learned"
 CONTENDERS = (
     Contender("plain script", _plain, ("boto3", "psycopg"), "plain"),
+    Contender("dlt", _dlt, ("dlt", "boto3", "psycopg2-binary"), "dlt"),
+    Contender("Singer", _singer, ("singer-sdk", "meltanolabs-target-postgres", "boto3"), "singer"),
     Contender("syncer", _syncer, ("partnercentral-syncer", "aioboto3", "psycopg"), template=LEARNED),
 )
 
@@ -288,7 +314,7 @@ class Race:
         )  # fmt: skip
         told: dict[str, Any] = json.loads(done.stdout)
         if check and any(told["exits"]):
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
             raise SystemExit(f"{name} ended with {told['exits']}:\n{tail}")
         return told
 
