@@ -65,8 +65,11 @@ def main(ids: str, url: str) -> None:
     with psycopg.connect(url) as connection, ThreadPoolExecutor(THREADS) as threads:
         for table in COLUMNS:
             connection.execute(create(table).encode())
-        answers = threads.map(get, Path(ids).read_text().split())
-        while batch := list(islice(answers, BATCH)):
+        identifiers = iter(Path(ids).read_text().split())
+        while page := list(islice(identifiers, BATCH)):
+            # All at once would be no faster, and nothing would be written before the last is fetched: the
+            # main thread hardly gets a turn beside 32 others.
+            batch = list(threads.map(get, page))
             for table in COLUMNS:
                 with connection.cursor() as cursor:
                     cursor.executemany(
