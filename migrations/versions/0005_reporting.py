@@ -148,12 +148,17 @@ VIEWS = {
         FROM connection_type_history
         WHERE previous_status IS NOT NULL AND participant_name IS DISTINCT FROM previous_participant_name
         UNION ALL
-        SELECT account_id, catalog, connection_id, type, valid_from,
-               CASE WHEN removed_at IS NULL THEN 'restored' ELSE 'removed' END,
+        SELECT account_id, catalog, connection_id, type, valid_from, 'removed',
                previous_status, status, participant_kind, participant_id, participant_name,
                previous_participant_name
         FROM connection_type_history
-        WHERE (removed_at IS NULL) <> (previous_removed_at IS NULL)
+        WHERE removed_at IS NOT NULL AND previous_removed_at IS NULL
+        UNION ALL
+        SELECT account_id, catalog, connection_id, type, valid_from, 'restored',
+               previous_status, status, participant_kind, participant_id, participant_name,
+               previous_participant_name
+        FROM connection_type_history
+        WHERE removed_at IS NULL AND previous_removed_at IS NOT NULL
         """,
     ),
     "active_by_day": (
@@ -413,7 +418,7 @@ def upgrade() -> None:
         "connection_type_history_when_removed",
         HISTORY,
         ["valid_from"],
-        postgresql_where=sa.text("(removed_at IS NULL) <> (previous_removed_at IS NULL)"),
+        postgresql_where=sa.text("removed_at IS NOT NULL OR previous_removed_at IS NOT NULL"),
     )
     op.create_index(
         "connection_removed",
@@ -427,6 +432,7 @@ def upgrade() -> None:
         ["account_id", "catalog", "participant_kind", "participant_id", "connection_id"],
         postgresql_include=["type", "status", "created_at", "removed_at"],
     )
+    op.create_index("sync_failure_open", "sync_failure", ["account_id", "catalog"])
     op.create_index("sync_run_last", "sync_run", ["account_id", "catalog", sa.text("started_at DESC")])
     op.create_index(
         "sync_run_last_complete",
@@ -471,6 +477,7 @@ def downgrade() -> None:
     for table, (_, columns) in TABLES.items():
         _comment("TABLE", table, None, columns)
     op.drop_index("sync_run_last_complete", "sync_run")
+    op.drop_index("sync_failure_open", "sync_failure")
     op.drop_index("sync_run_last", "sync_run")
     op.drop_index("connection_type_by_participant", "connection_type")
     op.drop_index("connection_removed", "connection")
