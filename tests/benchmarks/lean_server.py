@@ -4,8 +4,9 @@
 
 It speaks as much HTTP as the clients that are measured here do, looks at nothing of a request but the ID in
 its body, and answers any ID: with one of some thousand connections, rendered before the first call, in which
-it puts the ID that was asked for. So it has answers for a million IDs in the memory of a few, the same ones in
-every process. `GET /` tells how many calls there were since the last `GET /`, and when the first of them came.
+it puts the ID that was asked for. So it has answers for a million IDs in the memory of a few, the same ones
+in every process. `GET /` tells how many calls there were since the last `GET /`, and when the first of them
+came.
 """
 
 import argparse
@@ -160,7 +161,8 @@ def ids(count: int) -> Iterator[str]:
 
 HEAD = (
     "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Amz-Target: PartnerCentralAccount.GetConnection\r\n"
-    "Content-Type: application/x-amz-json-1.0\r\nUser-Agent: {filler:x<60}\r\nX-Amz-Date: 20260101T000000Z\r\n"
+    "Content-Type: application/x-amz-json-1.0\r\nUser-Agent: {filler:x<60}\r\n"
+    "X-Amz-Date: 20260101T000000Z\r\n"
     "Authorization: AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/partnercentral-account/aws4_request, "
     "SignedHeaders=content-type;host;x-amz-date;x-amz-target, Signature={filler:x<64}\r\n"
     "Content-Length: {length}\r\n\r\n"

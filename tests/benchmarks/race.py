@@ -31,6 +31,7 @@ import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -364,8 +365,8 @@ def lines(results: Mapping[str, list[Turn]], count: int) -> Iterator[list[str]]:
         ratios = ["", ""]
         if ours and name != "syncer":
             pairs = list(zip(turns, ours, strict=True))
-            for place, of in enumerate((lambda turn: turn.seconds, lambda turn: turn.cpu)):
-                ratio = statistics.median(of(theirs) / of(our) for theirs, our in pairs)
+            for place, figure in enumerate((attrgetter("seconds"), attrgetter("cpu"))):
+                ratio = statistics.median(figure(theirs) / figure(our) for theirs, our in pairs)
                 ratios[place] = f"{ratio:.2f} x" + (" (it wins)" if ratio < 1 else "")
         killed = next((turn.killed for turn in turns if turn.killed), None)
         yield [

@@ -38,8 +38,8 @@ from syncer.partner_central.population import Population
 from syncer.partner_central.simulator import Faults, Simulator
 from syncer.store.embedded import Embedded, embedded
 from syncer.store.schema import migrate
-from tests.benchmarks.sqs_server import SqsServer
 from tests.faults.proxy import NONE, Address, Proxy, Trouble
+from tests.sqs_server import SqsServer
 from tests.test_sync import assert_in_step
 
 CONNECTIONS = 800

@@ -1,6 +1,6 @@
 """The least that calls the API through the SDK that syncer uses: a bare aioboto3 client, one call.
 
-    python bare.py CONNECTION_ID
+python bare.py CONNECTION_ID
 """
 
 import asyncio
