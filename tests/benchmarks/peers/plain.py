@@ -20,8 +20,10 @@ COLUMNS = {
     "participant": ("account_id catalog kind id", "name connection_id updated_at"),
     "connection_type": (
         "account_id catalog connection_id type",
-        "status created_at inviter_email inviter_name canceled_at canceled_by "
-        "participant_kind participant_id",
+        (
+            "status created_at inviter_email inviter_name canceled_at canceled_by "
+            "participant_kind participant_id"
+        ),
     ),
 }
 # Of several connections that name one participant the latest decides, of its types the last by name.
