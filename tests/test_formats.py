@@ -227,7 +227,7 @@ def test_gzip_members_in_a_row_are_one_text_and_padding_is_nothing() -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "cut in the trailer", "cut in the header", "changed", "followed"])
 def test_damaged_gzip_is_noticed(damage: str) -> None:
-    whole = gzip.compress(f"{A}\n".encode() * 1000, mtime=0, mtime=0)
+    whole = gzip.compress(f"{A}\n".encode() * 1000, mtime=0)
     broken = {
         "cut": whole[:40],
         "cut in the trailer": whole[:-1],
