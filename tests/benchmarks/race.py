@@ -397,11 +397,19 @@ def table(results: Mapping[str, list[Turn]], ids: int) -> list[list[str]]:
 def wins(results: Mapping[str, list[Turn]], ids: int) -> list[str]:
     """Where a peer does better than syncer."""
     ours = results.get("syncer", [])
-    return [
-        f"{name}: {measure.name}"
+    if not ours:
+        return []
+    better = [
+        f"{measure.name} ({name})"
         for measure in MEASURES
         for name, turns in results.items()
-        if ours and measure.better * (_median(measure, turns, ids) - _median(measure, ours, ids)) > 0
+        if measure.better * (_median(measure, turns, ids) - _median(measure, ours, ids)) > 0
+    ]
+    kept = {
+        name: turns[-1].killed["rows"]["connection"] for name, turns in results.items() if turns[-1].killed
+    }
+    return better + [
+        f"in the tables after kill -9 ({name})" for name, rows in kept.items() if rows > kept["syncer"]
     ]
 
 
