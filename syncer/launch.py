@@ -1,5 +1,6 @@
 """What every command begins and ends with: the database, the event loop, and a refusal in one line."""
 
+import gc
 import sys
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext
@@ -35,6 +36,9 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     from syncer.logs import configure
 
     configure()
+    # What has been imported stays for good: no collection need look at it again.
+    gc.freeze()
+    gc.enable()
 
     async def entry() -> T:
         return await main

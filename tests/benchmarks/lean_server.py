@@ -4,9 +4,8 @@
 
 It speaks as much HTTP as the clients that are measured here do, looks at nothing of a request but the ID in
 its body, and answers any ID: with one of some thousand connections, rendered before the first call, in which
-it puts the ID that was asked for. So it has answers for a million IDs in the memory of a few, the same ones
-in every process. `GET /` tells how many calls there were since the last `GET /`, and when the first of them
-came.
+it puts the ID that was asked for. So it has answers for a million IDs in the memory of a few, the same in
+every process. `GET /` tells how many calls there were since the last `GET /`, and when the first came.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """Runs a pipe of programs, and tells what the kernel says that they took: a small process of its own.
 
-    python -IS measured.py \\
-        '{"commands": [["one", "-x"], ["two"]], "stderr": "FILE", "after": null, "signal": 9}'
+    python -IS measured.py '{"commands": [["one"], ["two"]], "stderr": "FILE", "after": null, "signal": 9}'
 
 Apart from the benchmarks' own process, since a child begins with its parent's memory in its account, and
 what all children took together cannot be told apart from what these did. after: seconds until `signal` is

@@ -58,6 +58,7 @@ from syncer.store.engine import engine_for
 from syncer.store.rates import Rates
 from syncer.store.schema import migrate
 from syncer.store.writer import Scope
+from tests.benchmarks import chart
 
 SEED, CATALOG, REGION = 1, "AWS", "us-east-1"
 LATENCY, JITTER = 0.05, 0.02
@@ -462,79 +463,42 @@ def table(lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (HEAD, ["---"] * len(HEAD), *lines))
 
 
-# Told apart by everybody, in print too, and 3:1 or more against both white and near-black.
 COLOURS = {
-    "syncer, cold": "#0a84d0",
-    "syncer, warm": "#12a06a",
-    "boto3 legacy": "#a2723c",
-    "boto3 standard": "#d9534f",
-    "boto3 adaptive": "#9b6fd6",
-    "aioboto3 adaptive": "#d0679d",
-    "tenacity": "#c08a00",
+    "syncer, cold": chart.BLUE,
+    "syncer, warm": chart.GREEN,
+    "boto3 legacy": chart.BROWN,
+    "boto3 standard": chart.RED,
+    "boto3 adaptive": chart.VIOLET,
+    "aioboto3 adaptive": chart.PINK,
+    "tenacity": chart.YELLOW,
 }
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 860, 460, 64, 40, 190, 48
 POINTS = 160
-FONT = 'font-family="system-ui, sans-serif" font-size="13" role="img"'
-STYLE = """<style>
-  text { fill: #57606a } .ideal { stroke: #57606a } .axis { stroke: #8b949e; stroke-opacity: 0.35 }
-  @media (prefers-color-scheme: dark) { text { fill: #b1bac4 } .ideal { stroke: #b1bac4 } }
-</style>"""
 
 
 def plot(lines: Sequence[Measured], rate: float) -> str:
-    """Calls served over time as an SVG: a line per client, the ideal dashed; no background of its own."""
-    ids = lines[0].ids
+    """Calls served over time as an SVG: a line per client, the ideal dashed."""
+    ids, ideal = lines[0].ids, lines[0].ideal
     longest = max(line.seen.seconds for line in lines)
     step = next(step for step in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600) if longest / step <= 9)
-    across, up = (WIDTH - LEFT - RIGHT) / longest, (HEIGHT - TOP - BOTTOM) / ids
-
-    def point(at: float, served: float) -> str:
-        return f"{LEFT + at * across:.1f},{HEIGHT - BOTTOM - served * up:.1f}"
-
-    def path(points: Iterable[tuple[float, float]], style: str) -> str:
-        return f'<polyline points="{" ".join(point(*each) for each in points)}" fill="none" {style}/>'
-
-    def label(x: float, y: float, words: str, style: str = "") -> str:
-        return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{words}</text>'
-
-    title = f"Calls served, quota {rate:g}/s, burst {rate:g}, {ids:,} IDs"
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {FONT}>',
-        f"<title>{title}</title>",
-        STYLE,
-        label(LEFT, 22, title, 'font-weight="600"'),
-    ]
+    drawn = chart.Chart(f"Calls served, quota {rate:g}/s, burst {rate:g}, {ids:,} IDs", longest, ids)
     for number in range(int(longest / step) + 1):
-        x = LEFT + number * step * across
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" class="axis"/>')
-        parts.append(label(x, HEIGHT - BOTTOM + 18, f"{number * step} s", 'text-anchor="middle"'))
+        drawn.vertical(number * step, f"{number * step} s")
     for number in range(0, ids + 1, max(ids // 6, 1)):
-        y = HEIGHT - BOTTOM - number * up
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="axis"/>')
-        parts.append(label(LEFT - 8, y + 4, f"{number:,}", 'text-anchor="end"'))
+        drawn.horizontal(number, f"{number:,}")
     names = []
     for line in lines:
         times = [at for at, served in line.seen.calls if served]
         every = max(len(times) // POINTS, 1)
         points = [*islice(enumerate(times, 1), 0, None, every), (len(times), times[-1])]
-        width = 2.6 if line.client.startswith("syncer") else 1.6
         colour = COLOURS[line.client]
-        parts.append(path(((at, n) for n, at in points), f'stroke="{colour}" stroke-width="{width}"'))
-        parts.append(f'<circle cx="{LEFT + times[-1] * across:.1f}" '
-                     f'cy="{HEIGHT - BOTTOM - len(times) * up:.1f}" r="3.5" fill="{colour}"/>')  # fmt: skip
+        style = chart.solid(colour, 2.6 if line.client.startswith("syncer") else 1.6)
+        drawn.line(((at, n) for n, at in points), style)
+        drawn.dot(times[-1], len(times), colour)
         given_up = f", {line.given_up:,} given up" if line.given_up else ""
-        names.append((f'stroke="{colour}" stroke-width="{width}"', line.client,
-                      f"{line.seen.seconds:.0f} s{given_up}"))  # fmt: skip
-    dashed = 'class="ideal" stroke-width="1.6" stroke-dasharray="5 4"'
-    ideal = lines[0].ideal
-    parts.append(path([(0, rate), (ideal, ids)], dashed))
-    x = WIDTH - RIGHT + 14
-    for number, (style, name, result) in enumerate([*names, (dashed, "ideal", f"{ideal:.0f} s")]):
-        y = TOP + 10 + number * 42
-        parts.append(f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" {style}/>')
-        parts.append(label(x + 30, y, name))
-        parts.append(label(x + 30, y + 16, result, 'font-size="11"'))
-    return "\n".join([*parts, "</svg>", ""])
+        names.append((style, line.client, f"{line.seen.seconds:.0f} s{given_up}"))
+    drawn.line([(0, rate), (ideal, ids)], chart.DASHED)
+    drawn.legend([*names, (chart.DASHED, "ideal", f"{ideal:.0f} s")])
+    return drawn.svg()
 
 
 ROWS = ("10", "50", "500", "four", "falling", "none")

@@ -31,7 +31,6 @@ import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -349,48 +348,89 @@ def learned(race: Race) -> None:
 # --- The output
 
 
-def median(turns: Sequence[Turn], of: Callable[[Turn], float]) -> float:
-    return statistics.median(of(turn) for turn in turns)
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A line of the table. better: 1 where more is better, -1 where less is."""
+
+    name: str
+    of: Callable[[Turn, int], float]
+    shown: str
+    better: int
 
 
-HEAD = (
-    "", "IDs/s", "CPU s per 1,000", "syncer is, by the clock", "by CPU", "peak memory",
-    "the same again", "rows rewritten", "WAL", "kept at kill -9 half-way", "another run completes it",
-)  # fmt: skip
+MEASURES = (
+    Measure("first load, IDs/s", lambda turn, ids: ids / turn.seconds, "{:,.0f}", 1),
+    Measure("CPU s per 1,000 IDs", lambda turn, ids: turn.cpu / ids * 1000, "{:.2f}", -1),
+    Measure("peak memory, MiB", lambda turn, _: turn.peak / 2**20, "{:.0f}", -1),
+    Measure("the same again, s", lambda turn, _: turn.again_seconds, "{:.1f}", -1),
+    Measure("rows it rewrites", lambda turn, _: turn.rewritten, "{:,.0f}", -1),
+    Measure("its write-ahead log, MiB", lambda turn, _: turn.wal / 2**20, "{:.2f}", -1),
+)
 
 
-def lines(results: Mapping[str, list[Turn]], count: int) -> Iterator[list[str]]:
+def table(results: Mapping[str, list[Turn]], ids: int) -> list[list[str]]:
+    """A column per contender, a line per measure; what syncer is beside each, as the median of the rounds."""
     ours = results.get("syncer", [])
-    for name, turns in results.items():
-        ratios = ["", ""]
-        if ours and name != "syncer":
-            pairs = list(zip(turns, ours, strict=True))
-            for place, figure in enumerate((attrgetter("seconds"), attrgetter("cpu"))):
-                ratio = statistics.median(figure(theirs) / figure(our) for theirs, our in pairs)
-                ratios[place] = f"{ratio:.2f} x" + (" (it wins)" if ratio < 1 else "")
-        killed = next((turn.killed for turn in turns if turn.killed), None)
-        yield [
-            name,
-            f"{median(turns, lambda turn: count / turn.seconds):,.0f}",
-            f"{median(turns, lambda turn: turn.cpu / count * 1000):.2f}",
-            *ratios,
-            f"{median(turns, lambda turn: turn.peak / 2**20):.0f} MiB",
-            f"{median(turns, lambda turn: turn.again_seconds):.1f} s",
-            f"{median(turns, lambda turn: turn.rewritten):,.0f}",
-            f"{median(turns, lambda turn: turn.wal / 2**20):.2f} MiB",
-            f"{killed['rows']['connection'] / count:.0%}" if killed else "",
-            ("yes" if killed["complete then"] else "no") if killed else "",
-        ]
+    rows = [["", *results]]
+    for measure in MEASURES:
+        rows.append(
+            [
+                measure.name,
+                *(measure.shown.format(_median(measure, turns, ids)) for turns in results.values()),
+            ]
+        )
+        if measure in MEASURES[:2]:
+            cells = [_ratio(measure, turns, ours, ids) for turns in results.values()]
+            rows.append(["syncer is", *cells])
+    last = [turns[-1].killed for turns in results.values()]
+    if all(last):
+        kept = [f"{killed['rows']['connection'] / ids:.0%}" for killed in last]
+        rows.append(["in the tables after `kill -9` half-way", *kept])
+        exits = [" and ".join(str(code) for code in killed["exits"]) for killed in last]
+        rows.append(["its exit code", *exits])
+        rows.append(
+            ["run again, all is there", *("yes" if killed["complete then"] else "no" for killed in last)]
+        )
+    return rows
 
 
-def table(rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
+def wins(results: Mapping[str, list[Turn]], ids: int) -> list[str]:
+    """Where a peer does better than syncer."""
+    ours = results.get("syncer", [])
+    if not ours:
+        return []
+    better = [
+        f"{measure.name} ({name})"
+        for measure in MEASURES
+        for name, turns in results.items()
+        if measure.better * (_median(measure, turns, ids) - _median(measure, ours, ids)) > 0
+    ]
+    kept = {
+        name: turns[-1].killed["rows"]["connection"] for name, turns in results.items() if turns[-1].killed
+    }
+    return better + [
+        f"in the tables after kill -9 ({name})" for name, rows in kept.items() if rows > kept["syncer"]
+    ]
+
+
+def _median(measure: Measure, turns: Sequence[Turn], ids: int) -> float:
+    return statistics.median(measure.of(turn, ids) for turn in turns)
+
+
+def _ratio(measure: Measure, turns: Sequence[Turn], ours: Sequence[Turn], ids: int) -> str:
+    if not ours or turns is ours:
+        return ""
+    pairs = zip(turns, ours, strict=True)
+    ratios = [measure.of(our, ids) / measure.of(their, ids) for their, our in pairs]
+    return f"{statistics.median(ratios) ** measure.better:.2f} x"
+
+
+def laid_out(rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
     if markdown:
         return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
-    # A column per contender is easier to read on a terminal than eleven columns.
-    turned = list(zip(*rows, strict=True))
-    widths = [max(len(row[place]) for row in turned) for place in range(len(rows))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in turned
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
@@ -439,17 +479,19 @@ def main(given: argparse.Namespace) -> None:
                     flush=True,
                 )
         [(postgres,)] = race.databases.ask("SHOW server_version")
-    told = {
+    told: dict[str, Any] = {
         "ids": given.ids,
         "rounds": given.rounds,
         "versions": named | {"Python": platform.python_version(), "PostgreSQL": postgres},
         "server": ceiling,
         "rows": {name: count for name, (count, _) in race.content.items()},
+        "wins": wins(results, given.ids),
         "turns": {name: [_plainly(turn) for turn in turns] for name, turns in results.items()},
     }
-    print(table([HEAD, *lines(results, given.ids)], markdown=given.markdown))
+    print(laid_out(table(results, given.ids), markdown=given.markdown))
+    print(f"\nWhere a peer wins: {', '.join(told['wins']) or 'nowhere'}.")
     print(
-        f"\n{given.ids:,} IDs, {given.rounds} rounds, medians; ratios within a round. "
+        f"{given.ids:,} IDs, medians of {given.rounds} rounds; ratios are taken within a round. "
         f"The server alone: {ceiling['calls_per_s']:,.0f} calls/s, "
         f"{ceiling['server_cpu_s_per_1000']:.3f} CPU s per 1,000 calls."
     )

@@ -21,8 +21,8 @@ COLUMNS = {
     "connection_type": (
         "account_id catalog connection_id type",
         (
-            "status created_at inviter_email inviter_name canceled_at canceled_by "
-            "participant_kind participant_id"
+            "status created_at inviter_email inviter_name canceled_at canceled_by"
+            " participant_kind participant_id"
         ),
     ),
 }
