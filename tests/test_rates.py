@@ -102,7 +102,7 @@ async def test_a_database_that_is_gone_leaves_each_with_its_last_share(engine: A
 
 async def test_the_program_keeps_what_it_has_learned(program: Program, database_url: str) -> None:
     population = Population(200, seed=95)
-    # Its bucket holds a second's worth, as at most services: of one that holds less the first estimate is low.
+    # Its bucket holds a second's worth, as at most services: where it is less the first estimate is low.
     async with served(program, population, Faults(rate=50, latency=0.01)):
         cold = await program("sync", ids_file(program.folder, population), "--json")
         warm = await program("sync", ids_file(program.folder, population), "--json")
