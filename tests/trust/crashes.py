@@ -84,7 +84,7 @@ QUEUEING = {
     "hiding": 1,  # a lease is about to be extended
     "hidden": 1,
 }
-MIGRATING = {"migrating": 25, "migration committing": 1, "migration committed": 1}
+MIGRATING = {"migrating": 9, "migration committing": 1, "migration committed": 1}
 
 STATEMENTS = (
     ("migrating", re.compile(r"^\s*(CREATE|ALTER|COMMENT|INSERT INTO alembic|UPDATE alembic)")),
@@ -145,7 +145,6 @@ class Life:
         self.kill = kill
         self.killed = False
         self.passed: Counter[str] = Counter()
-        self.told: set[str] = set()
         self._launcher = launcher
         self._later: asyncio.Task[None] | None = None
 
@@ -197,10 +196,10 @@ def _named(what: str, sql: str, transaction: Transaction) -> str:
         done = what == COMMITTED
         if transaction.has("alembic_version"):
             return "migration committed" if done else "migration committing"
-        if transaction.has("UPDATE sync_run SET status ="):
-            return "finished" if done else "finishing"
         if transaction.has("INSERT INTO sync_run"):
             return "started" if done else "starting"
+        if transaction.has("UPDATE sync_run SET status ="):
+            return "finished" if done else "finishing"
         if transaction.has("UPDATE sync_run"):
             return "committed" if done else "committing"
     return next((name for name, pattern in STATEMENTS if pattern.search(sql)), "statement")
@@ -410,13 +409,18 @@ class Trial:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(life.running.ended.wait(), VISIBILITY)
         answer = self.population.get(identifier)
-        # A replica that lags behind. Only where this process has heard better before: nobody can know what was
-        # told to the dead. And not on the queue: what was said of an event is believed.
-        if identifier in life.told and identifier in self.former and self.queue is None:
+        # A replica that lags behind. Only where better is stored: nobody can know what was told to the dead. And
+        # not on the queue: what was said of an event is believed.
+        if self.queue is None and identifier in self.former and self._is_stored(answer):
             answer = self.former[identifier]
-        life.told.add(identifier)
         self.told.tell(identifier, answer)
         return answer
+
+    def _is_stored(self, answer: ledger.Answer | None) -> bool:
+        return answer is not None and self.database.execute(
+            "SELECT FROM connection WHERE id = %s AND updated_at = %s AND removed_at IS NULL",
+            (answer["Id"], ledger.moment(answer)),
+        ).fetchone() is not None
 
     def _change(self) -> None:
         """One of the connections changes; an event tells of it, where there is a queue."""
