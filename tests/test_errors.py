@@ -85,6 +85,7 @@ def answered(code: str, status: int = 400, message: str = "", **more: Any) -> Cl
         (ValueError("no time"), Rejected),
         (KeyError("x"), Rejected),
         (AttributeError("list has no get"), Rejected),
+        (RecursionError("maximum recursion depth exceeded"), Rejected),
     ],
     ids=lambda value: getattr(value, "__name__", None) or str(value)[:60],
 )

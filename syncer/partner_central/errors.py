@@ -118,9 +118,16 @@ def translated(error: Exception) -> PartnerCentralError | None:
             # What is left are errors before anything is sent: no credentials, no such profile, a failing
             # credential process or sign-in.
             return Denied(type(error).__name__, _bounded(str(error)))
-        case ValueError() | TypeError() | AttributeError() | LookupError() | ArithmeticError():
+        case (
+            ValueError()
+            | TypeError()
+            | AttributeError()
+            | LookupError()
+            | ArithmeticError()
+            | RecursionError()
+        ):
             # The SDK's parser trips over an answer of another shape: a list where a structure should be,
-            # a timestamp that is none.
+            # a timestamp that is none, lists in lists without end.
             return Rejected("UnreadableAnswer", "the answer does not follow the API's model")
     return None
 
