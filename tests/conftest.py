@@ -23,6 +23,7 @@ from typing import Any
 import boto3
 import psycopg
 import pytest
+from hypothesis import settings
 from moto.server import ThreadedMotoServer
 from sqlalchemy import make_url
 
@@ -32,12 +33,25 @@ from syncer.partner_central.simulator import Faults, Simulator
 from syncer.store.embedded import embedded
 from syncer.store.schema import migrate
 
+# A failure found yesterday should be found today: properties are tried with the same examples every time.
+# `SYNCER_HYPOTHESIS=thorough` tries many more, and others each time.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.register_profile("thorough", max_examples=2000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("SYNCER_HYPOTHESIS", "repeatable"))
+
 # Waits are on conditions; this only ends a test whose condition never comes.
 PATIENCE = 60.0
 
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
+    with server() as url:
+        yield url
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """A Postgres to create databases in."""
     given = os.environ.get("SYNCER_TEST_DATABASE_URL")
     if given:
         yield given
@@ -67,7 +81,7 @@ def own_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def template(server_url: str) -> Iterator[str]:
-    with _database(server_url) as (name, url):
+    with database_on(server_url) as (name, url):
         asyncio.run(migrate(url))
         yield name
 
@@ -75,19 +89,19 @@ def template(server_url: str) -> Iterator[str]:
 @pytest.fixture
 def database_url(server_url: str, template: str) -> Iterator[str]:
     """A migrated, empty database."""
-    with _database(server_url, template) as (_, url):
+    with database_on(server_url, template) as (_, url):
         yield url
 
 
 @pytest.fixture
 def empty_database_url(server_url: str) -> Iterator[str]:
     """A database without any tables."""
-    with _database(server_url) as (_, url):
+    with database_on(server_url) as (_, url):
         yield url
 
 
 @contextmanager
-def _database(server_url: str, template: str = "template1") -> Iterator[tuple[str, str]]:
+def database_on(server_url: str, template: str = "template1") -> Iterator[tuple[str, str]]:
     """A database, its name and URL, for the duration of the context."""
     name = f"syncer_test_{secrets.token_hex(6)}"
     with psycopg.connect(server_url, autocommit=True) as connection:

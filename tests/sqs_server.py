@@ -1,20 +1,30 @@
-"""A queue's server for many messages: SQS's protocol as far as syncer speaks it, in constant time.
+"""A queue's server of our own: SQS's protocol as far as syncer speaks it, in constant time.
 
-moto's server, which the tests use, looks at all of a queue's messages in each request: at a few thousand of
-them it is the server that is measured.
+moto's server, which most tests use, looks at all of a queue's messages in each request, and goes by the clock
+on the wall. Here a benchmark measures the worker, not the server; time passes when a test says so; and a test
+can watch what passes by, or cut it off.
 """
 
 import heapq
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
 from aiohttp import web
+
+
+# Told of an operation and its request before it is carried out, and of its answer too before that is sent.
+Watch = Callable[[str, dict[str, Any], dict[str, Any] | None], Awaitable[None]]
+
+
+class Cut(Exception):
+    """Raised by who watches: the connection ends here, without an answer."""
 
 
 @dataclass(slots=True)
@@ -41,11 +51,12 @@ class SqsServer:
         self._ready: deque[Message] = deque()
         self._hidden: dict[str, Message] = {}  # by handle
         self._order: list[tuple[float, str]] = []
+        self._ahead = 0.0
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        """Yields the queue's URL."""
-        runner = web.ServerRunner(web.Server(self._handle))
+    async def serving(self, watch: Watch | None = None) -> AsyncIterator[str]:
+        """Yields the queue's URL. Each call listens on a port of its own."""
+        runner = web.ServerRunner(web.Server(partial(self._handle, watch)), shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
@@ -54,22 +65,57 @@ class SqsServer:
         finally:
             await runner.cleanup()
 
+    def send(self, body: str) -> Message:
+        """Put a message on the queue."""
+        message = Message(str(uuid.uuid4()), body, int(time.time() * 1000))
+        self._ready.append(message)
+        return message
+
+    def held(self, handle: str) -> Message | None:
+        """The message that was handed out with this handle, while it is hidden."""
+        return self._hidden.get(handle)
+
+    def pass_time(self, seconds: float) -> None:
+        """What is hidden for no longer than `seconds` can be seen again."""
+        self._ahead += seconds
+
+    @property
+    def _now(self) -> float:
+        return time.monotonic() + self._ahead
+
     @property
     def depth(self) -> tuple[int, int]:
         """Messages that can be seen, and that cannot."""
         self._show_again()
         return len(self._ready), len(self._hidden)
 
-    async def _handle(self, http: web.BaseRequest) -> web.Response:
+    async def _handle(self, watch: Watch | None, http: web.BaseRequest) -> web.Response:
         operation = http.headers["X-Amz-Target"].partition(".")[2]
         request = await http.json()
+        try:
+            if watch is not None:
+                await watch(operation, request, None)
+            answer = await self._answer(operation, request, http)
+            if answer is None:
+                return web.json_response({"__type": "InvalidAction"}, status=400)
+            if watch is not None:
+                await watch(operation, request, answer)
+        except Cut:
+            if http.transport is not None:
+                http.transport.abort()
+            return web.Response()
+        return web.json_response(answer)
+
+    async def _answer(
+        self, operation: str, request: dict[str, Any], http: web.BaseRequest
+    ) -> dict[str, Any] | None:
         match operation:
             case "SendMessageBatch":
                 answer = self._send(request)
             case "ReceiveMessage":
-                answer = await self._receive(request)
+                answer = await self._receive(request, http)
             case "DeleteMessageBatch":
-                answer = self._each(request, self._delete)
+                answer = self._each(request, self.delete)
             case "ChangeMessageVisibilityBatch":
                 answer = self._each(request, self._change)
             case "GetQueueAttributes":
@@ -84,18 +130,21 @@ class SqsServer:
                     }
                 }
             case _:
-                return web.json_response({"__type": "InvalidAction"}, status=400)
-        return web.json_response(answer)
+                return None
+        return answer
 
     def _send(self, request: dict[str, Any]) -> dict[str, Any]:
         for entry in request["Entries"]:
-            self._ready.append(Message(str(uuid.uuid4()), entry["MessageBody"], int(time.time() * 1000)))
+            self.send(entry["MessageBody"])
         return {"Successful": [{"Id": entry["Id"]} for entry in request["Entries"]]}
 
-    async def _receive(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _receive(self, request: dict[str, Any], http: web.BaseRequest) -> dict[str, Any]:
         deadline = time.monotonic() + request.get("WaitTimeSeconds", 0)
-        while not (messages := self._hand_out(request)) and time.monotonic() < deadline:  # noqa: ASYNC110  (messages become visible by time, too)
+        messages = self._hand_out(request)
+        while not messages and time.monotonic() < deadline and http.transport is not None:
             await anyio.sleep(0.02)
+            # Whoever has hung up gets nothing: it would be hidden from everybody else.
+            messages = self._hand_out(request) if http.transport is not None else []
         return {
             "Messages": [
                 {
@@ -127,12 +176,12 @@ class SqsServer:
         return handed_out
 
     def _hide(self, message: Message, seconds: float) -> None:
-        message.hidden_until = time.monotonic() + seconds
+        message.hidden_until = self._now + seconds
         self._hidden[message.handle] = message
         heapq.heappush(self._order, (message.hidden_until, message.handle))
 
     def _show_again(self) -> None:
-        now = time.monotonic()
+        now = self._now
         while self._order and self._order[0][0] <= now:
             until, handle = heapq.heappop(self._order)
             message = self._hidden.get(handle)
@@ -150,7 +199,7 @@ class SqsServer:
                 told["Failed"].append({"Id": entry["Id"], "Code": code, "SenderFault": True})
         return told
 
-    def _delete(self, entry: dict[str, Any]) -> bool:
+    def delete(self, entry: dict[str, Any]) -> bool:
         self._show_again()
         return self._hidden.pop(entry["ReceiptHandle"], None) is not None
 

@@ -138,6 +138,35 @@ def test_a_message_of_after_the_call_waits_for_a_call_of_its_own() -> None:
     assert (again.identifier, again.skip) == (A, False)
 
 
+def test_a_message_that_the_queues_clock_has_sent_later_than_now_is_taken_at_once() -> None:
+    books = Books()
+    books.receive(1, A, sent_at=LATER)
+    assert books.settle(books.take(NOON)) == [None]
+    assert not books.holding.busy
+
+
+@pytest.mark.parametrize(("sent", "waits"), [(0.5, True), (-0.5, True), (-1.5, False)])
+def test_two_clocks_a_second_apart_lose_no_message(sent: float, waits: bool) -> None:  # noqa: FBT001  (a row of a table)
+    books = Books()
+    books.receive(1, A)
+    books.take(LATER)
+    books.receive(2, A, sent_at=LATER + timedelta(seconds=sent))
+    assert (books.holding.take(1, LATER + timedelta(seconds=5)) is None) == waits
+
+
+def test_a_message_waits_for_every_call_that_is_out_for_its_id() -> None:
+    """An item that shares a call, but is handed on after that has come back, has a call of its own."""
+    books = Books()
+    books.receive(1, A)
+    books.receive(2, A)
+    first, shared = books.take(LATER), books.take(LATER)
+    assert books.settle(first) == [None]
+    books.receive(3, A, sent_at=LATER + timedelta(seconds=1))
+    assert books.holding.take(2, LATER + timedelta(seconds=5)) is None
+    assert books.settle(shared) == [None]
+    assert books.take(LATER + timedelta(seconds=5)).identifier == A
+
+
 def test_what_was_fetched_after_the_message_was_sent_needs_no_call() -> None:
     books = Books()
     books.receive(1, A, fetched_at=NOON + timedelta(seconds=2))

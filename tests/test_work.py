@@ -69,8 +69,9 @@ async def test_every_form_of_message_is_settled_and_deleted(
     assert done.exit == 1, done.stderr
     assert done.result["source"] == "queue"
     assert (done.result["read"], done.result["written"], done.result["invalid"]) == (15, 12, 2)
-    assert done.result["duplicate"] + done.result["skipped"] == 1
-    assert fetched(api) == 12
+    # A message of the last second may tell of something that the call before it did not see.
+    assert done.result["duplicate"] + done.result["skipped"] + done.result["unchanged"] == 1
+    assert fetched(api) == 12 + done.result["unchanged"]
     assert_in_step(database_url, population)
     assert (queue.left(), queue.left(queue.dead_url)) == (0, 0)
     assert done.events("message_ignored")[0]["kind"] == "Partner Connection Invitation Received"

@@ -4,7 +4,7 @@ Pure: no task, no clock, no queue. A message is held from its receipt until it i
 is deleted only once every item of it is settled by a commit.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -78,8 +78,10 @@ class Holding:
         self._keep = keep
         self._waiting: deque[Entry] = deque()
         self._yielded: dict[int, tuple[Entry, Item]] = {}
-        # When the item that is in flight for an ID was handed on: the call for it comes later than that.
+        # When the first of the items that are in flight for an ID was handed on, and how many there are: the
+        # call for it comes later than that.
         self._taken_at: dict[str, datetime] = {}
+        self._in_flight: Counter[str] = Counter()
         self._parked: dict[str, list[Entry]] = {}
         self._fetched_at: OrderedDict[str, datetime] = OrderedDict()
 
@@ -117,13 +119,20 @@ class Holding:
             if made.problem is None:
                 if self._is_known(entry, made.identifier):
                     made = item(position, entry.text, self._catalog, where, skip=True)
-                elif self._taken_at.setdefault(made.identifier, now) < entry.message.sent_at:
-                    # The call that is out may have been made before what this message tells of.
+                elif self._may_be_later(entry, made.identifier):
                     self._parked.setdefault(made.identifier, []).append(entry)
                     continue
+                else:
+                    self._taken_at.setdefault(made.identifier, now)
+                    self._in_flight[made.identifier] += 1
             self._yielded[position] = entry, made
             return made
         return None
+
+    def _may_be_later(self, entry: Entry, identifier: str) -> bool:
+        """Whether a call for the ID is out that may have been made before what the message tells of."""
+        taken_at = self._taken_at.get(identifier)
+        return taken_at is not None and taken_at < entry.message.sent_at + MARGIN
 
     def _is_known(self, entry: Entry, identifier: str) -> bool:
         """Whether the connection was fetched after the message was sent: then it has nothing to tell."""
@@ -151,12 +160,15 @@ class Holding:
                 yield message, self._fate(message)
 
     def _came_back(self, identifier: str, *, fetched: bool) -> None:
-        taken_at = self._taken_at.pop(identifier, None)
-        if taken_at is not None and fetched:
-            self._fetched_at[identifier] = taken_at
+        if fetched:
+            self._fetched_at[identifier] = self._taken_at[identifier]
             self._fetched_at.move_to_end(identifier)
             if len(self._fetched_at) > REMEMBERED:
                 self._fetched_at.popitem(last=False)
+        self._in_flight[identifier] -= 1
+        if self._in_flight[identifier]:
+            return  # one that was handed on late may have a call of its own, which is still out
+        del self._taken_at[identifier], self._in_flight[identifier]
         self._waiting.extendleft(reversed(self._parked.pop(identifier, [])))
 
     def _fate(self, message: Message) -> int | None:
@@ -172,6 +184,7 @@ class Holding:
         parked = [entry for entries in self._parked.values() for entry in entries]
         self._yielded.clear()
         self._taken_at.clear()
+        self._in_flight.clear()
         self._parked.clear()
         self._waiting.extendleft(reversed([*unsettled, *parked]))
 
