@@ -3,9 +3,9 @@
     python deploy/sample_database.py COMMAND…
 
 Embedded Postgres, the simulator, and a `syncer sync` for each of eight days, with changes in between: new
-connections, cancellations, renamings, removals, one that comes back. COMMAND finds the
-database by libpq's own variables (PGHOST, PGUSER and so on), as a BI tool should: its user reads the schema `reporting`, and owns a
-schema `analytics`. SAMPLE_OWNER is the owner's name. psql is on the PATH. The exit code is COMMAND's.
+connections, cancellations, renamings, removals, one that comes back. COMMAND finds the database by libpq's
+own variables (PGHOST, PGUSER and so on), as a BI tool should: its user reads the schema `reporting`, and owns
+a schema `analytics`. SAMPLE_OWNER is the owner's name, psql is on the PATH. The exit code is COMMAND's.
 """
 
 import asyncio

@@ -47,13 +47,14 @@ def bundle(database: str | None = None) -> tuple[bytes, str | None]:
 
 
 def _connected(text: str, database: str) -> tuple[str, str | None]:
-    """The database's YAML with `database` in place of the example, and the password, which stays out of it."""
+    """The database's YAML with `database` in place of the example; the password, which stays out."""
     parts = urlsplit(database)
     password = parts.password or os.environ.get("PGPASSWORD")
     user = f"{parts.username or ''}{f':{MASK}' if password else ''}"
     where = parts.netloc.rpartition("@")[2]
     uri = parts._replace(scheme="postgresql+psycopg2", netloc=f"{user}@{where}").geturl()
-    return re.sub(r"(?m)^sqlalchemy_uri: .*$", lambda _: f"sqlalchemy_uri: {json.dumps(uri)}", text), password
+    line = f"sqlalchemy_uri: {json.dumps(uri)}"
+    return re.sub(r"(?m)^sqlalchemy_uri: .*$", lambda _: line, text), password
 
 
 class Superset:
