@@ -3,7 +3,9 @@
 What a command needs is imported when it runs: `syncer --help` should not wait for the SDK.
 """
 
+import os
 import re
+import signal
 import sys
 from contextlib import nullcontext
 from datetime import timedelta
@@ -391,6 +393,9 @@ for tool in (tools.migrate, tools.check, tools.simulate, tools.demo):
 
 def main(argv: list[str] | None = None) -> None:
     """The program. A user's mistake ends in one line on stderr, never in a traceback."""
+    # What a run does in order, the other commands do at once. Without this they would not hear of it in a
+    # container: the kernel keeps its default action from PID 1.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(Exit.TERMINATED))
     try:
         app(args=argv, standalone_mode=True)
     except Refusal as refusal:
