@@ -16,7 +16,7 @@ class ConnectionType:
 
     participant_kind: the API's member name as it stands, such as ``PartnerProfile``.
     participant_id: the profile's ID; where there is none, the other participant's account ID.
-    participant_name: as this answer gives it; None where the SDK does not hand it out (an unknown kind).
+    participant_name: as this answer gives it; None where it gives none, or the kind is not known.
     """
 
     type: str

@@ -6,7 +6,7 @@ its commit, to be committed with it, and becomes true here only after it.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from syncer.answers import Answer, Failure
 from syncer.identifiers import Item
@@ -129,14 +129,20 @@ class Ledger:
             "checkpoint": checkpoint,
         }
 
-    def settle(self, settlement: Settlement) -> None:
-        """The batch is committed: its settlement is true now."""
+    def settle(self, settlement: Settlement) -> Settlement:
+        """The batch is committed: its settlement is true now.
+
+        Returns it with what was read during the commit and is about the same IDs: no call was made for these
+        items, so nobody else would ever settle them.
+        """
+        items = [item for key in settlement.keys for item in self._in_flight.pop(key)]
+        if len(items) > len(settlement.done):
+            settlement = _with_late_ones(settlement, items)
         self.tally.merge(settlement.ended)
         self.rows_written += settlement.rows_written
         self.held += settlement.held
-        for key in settlement.keys:
-            del self._in_flight[key]
         self._settled_at(each.item.position for each in settlement.done)
+        return settlement
 
     def _settled_at(self, positions: Iterable[int]) -> None:
         self._above.update(positions)
@@ -150,6 +156,16 @@ class Ledger:
         self.tally.add(Outcome.RELEASED, len(released))
         self._in_flight.clear()
         return released
+
+
+def _with_late_ones(settlement: Settlement, items: Iterable[Item]) -> Settlement:
+    """`settlement`, and those of `items` that it does not have yet, as duplicates of those that it has."""
+    known = {each.item.position for each in settlement.done}
+    first = {_key(each.item): each for each in settlement.done}
+    late = [replace(first[_key(item)], item=item) for item in items if item.position not in known]
+    ended = settlement.ended.copy()
+    ended[Outcome.DUPLICATE] += len(late)
+    return replace(settlement, ended=ended, done=(*settlement.done, *late))
 
 
 def _key(item: Item) -> str:

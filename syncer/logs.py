@@ -60,5 +60,6 @@ def configure() -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
-    for library in ("botocore", "aiobotocore", "aioboto3", "boto3"):
+    # The driver warns in words of its own of connections that it gives up: what that means, our events say.
+    for library in ("botocore", "aiobotocore", "aioboto3", "boto3", "psycopg"):
         logging.getLogger(library).setLevel(logging.ERROR)

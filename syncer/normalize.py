@@ -5,17 +5,15 @@ What the rows cannot do without, and is missing or of another shape, is refused 
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 from syncer.answers import Connection, ConnectionType
 from syncer.storable import storable
+from syncer.times import timestamp
 
 KNOWN_TYPES = frozenset({"OPPORTUNITY_COLLABORATION", "SUBSIDIARY"})
 KNOWN_STATUSES = frozenset({"ACTIVE", "CANCELED"})
 KNOWN_KINDS = frozenset({"PartnerProfile", "SellerProfile", "Account"})
-
-# The SDK's stand-in for a union member that its model does not have. Its content is lost by then.
-UNKNOWN_MEMBER = "SDK_UNKNOWN_MEMBER"
 
 
 class Unreadable(Exception):
@@ -23,7 +21,7 @@ class Unreadable(Exception):
 
 
 def normalized(answer: Mapping[str, object], *, identifier: str, catalog: str) -> Connection:
-    """The connection in `answer`, GetConnection's response as the SDK parses it.
+    """The connection in `answer`, GetConnection's response as JSON has it.
 
     Raises `Unreadable` when a required member is missing or of another type, or when the answer is about
     another connection than was asked for.
@@ -105,23 +103,18 @@ def _participant(
 ) -> tuple[str, str, str | None]:
     """Kind, ID and name of the other participant, a tagged union: one member, and its name is the kind."""
     # `__type` can stand beside the member.
-    members = [name for name in union if name != "__type"]
+    members = [name for name, content in union.items() if name != "__type" and content is not None]
     if len(members) != 1:
         raise Unreadable(f"{path[:-1]} has {len(members)} members, not one")
-    kind = members[0]
+    kind = reader.known(reader.storable(members[0], "participant"), KNOWN_KINDS, "participant")
+    if kind not in KNOWN_KINDS:
+        # What the members of a kind mean that nobody knows yet is not guessed, its ID and name least of all.
+        return kind, other_account, None
     content = _mapping(union, kind, path)
-    if kind == UNKNOWN_MEMBER:
-        return (
-            reader.known(reader.text(content, "name", path), KNOWN_KINDS, "participant"),
-            other_account,
-            None,
-        )
-    reader.known(kind, KNOWN_KINDS, "participant")
     path = f"{path}{kind}."
-    if kind in ("PartnerProfile", "SellerProfile"):
-        return kind, reader.text(content, "Id", path), reader.text(content, "Name", path)
-    # An account has no ID of its own here; nor has, to our knowledge, a kind that the SDK learns some day.
-    return kind, other_account, reader.optional_text(content, "Name", path)
+    if kind == "Account":  # it has no ID of its own here
+        return kind, other_account, reader.optional_text(content, "Name", path)
+    return kind, reader.text(content, "Id", path), reader.text(content, "Name", path)
 
 
 def _sorted_once(types: list[ConnectionType]) -> tuple[ConnectionType, ...]:
@@ -142,7 +135,7 @@ def _time(source: Mapping[str, object], name: str, path: str = "") -> datetime:
     value = source.get(name)
     if value is None:
         raise Unreadable(f"{path}{name} is missing")
-    if not isinstance(value, datetime):
-        raise Unreadable(f"{path}{name} is not a time")
-    # The SDK's own parser gives local or naive times; the rows have UTC.
-    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    try:
+        return timestamp(value)
+    except ValueError:
+        raise Unreadable(f"{path}{name} is not a time") from None

@@ -14,6 +14,8 @@ from syncer.store.rates import Rates
 
 # Two statements a second are the most that a worker makes for it.
 EXCHANGE_EVERY = 1.0
+# Who leaves tells the others, if that takes no longer (seconds): they find out by themselves.
+LEAVING = 1.0
 
 
 @asynccontextmanager
@@ -43,5 +45,5 @@ async def shared(rates: Rates, pacers: Mapping[str, Pacer]) -> AsyncIterator[Non
     await exchange()
     async with background(keep_exchanging):
         yield
-    with suppress(DBAPIError, OSError):
+    with suppress(DBAPIError, OSError), anyio.move_on_after(LEAVING):
         await exchange(leaving=True)

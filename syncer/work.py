@@ -121,7 +121,8 @@ class _Worker:
         self._api = api
         self._scope = Scope("", account_id, settings.run.catalog)
         self._clock = clock
-        self._known = Known(engine, self._scope)
+        # Whoever asks here can do without the answer, and must not wait for it: see `_fetched_at`.
+        self._known = Known(engine, self._scope, patience=0)
         self._pulse = Pulse()
         self._run: AccountRun | None = None
 

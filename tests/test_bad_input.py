@@ -1,10 +1,8 @@
 """A user's mistake ends in one clear line and the right exit code: no traceback, no secret, nothing lost."""
 
 import gzip
-import json
 import os
 import socket
-from typing import Any
 
 import psycopg
 import pytest
@@ -12,8 +10,7 @@ from aiohttp import web
 from sqlalchemy import make_url
 
 from syncer.partner_central.population import Population
-from syncer.partner_central.simulator import GET
-from tests.conftest import Program, rows, served
+from tests.conftest import Program, served
 
 ID = "pac-0000000000001"
 
@@ -149,47 +146,6 @@ async def test_credentials_that_are_not_there(program: Program) -> None:
 
 def html(status: int) -> web.Response:
     return web.Response(body=b"<html>Bad gateway</html>", status=status, content_type="text/html")
-
-
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [
-        pytest.param(lambda: html(200), "UnreadableAnswer", id="HTML"),
-        pytest.param(lambda: web.Response(body=b""), "UnreadableAnswer", id="nothing"),
-        pytest.param(lambda: web.Response(body=b"[1, 2]"), "UnreadableAnswer", id="a list"),
-        pytest.param(lambda: web.Response(body=b"{" + b" " * 10_000_000), "UnreadableAnswer", id="10 MB"),
-        pytest.param(
-            lambda: {"Id": "pac-0000000000009", "Catalog": "AWS"}, "UnreadableAnswer", id="another's"
-        ),
-        pytest.param(lambda: html(503), "503", id="a bare 503"),
-        pytest.param(
-            lambda: web.Response(status=307, headers={"Location": "/"}),
-            "HTTPClientError",
-            id="a redirect to itself",
-        ),
-        pytest.param(
-            lambda: web.Response(
-                body=json.dumps({"__type": "ValidationException", "Message": "no"}).encode(), status=400
-            ),
-            "ValidationException",
-            id="refused",
-        ),
-    ],
-)
-async def test_an_answer_that_makes_no_sense_fails_its_item_only(
-    program: Program, database_url: str, answer: Any, code: str
-) -> None:
-    population = Population(3, seed=71)
-    bad = population.identifier(1)
-    (program.folder / "ids.txt").write_text("\n".join(population.identifiers()))
-
-    def strange(operation: str, request: dict[str, Any]) -> Any:
-        return answer() if operation == GET and request["Identifier"] == bad else None
-
-    async with served(program, population, answer=strange):
-        done = await program("sync", "ids.txt", "--json", "--max-attempts", "2")
-    assert (done.exit, done.result["failed"], done.result["written"]) == (1, 1, 2), done.stderr
-    assert rows(database_url, "SELECT identifier, code FROM sync_failure") == [(bad, code)]
 
 
 async def test_a_bare_429_is_a_throttle(program: Program) -> None:

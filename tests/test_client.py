@@ -1,17 +1,18 @@
-"""The API's client: where its requests go, and how its answers' times are read."""
+"""The API's client: where its requests go, and how many."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
+import anyio
 import pytest
 
 from syncer.partner_central import client
-from syncer.partner_central.client import PartnerCentral, timestamp
+from syncer.partner_central.client import PartnerCentral
 from syncer.partner_central.errors import Denied, Transient
 from syncer.partner_central.population import Population
 from syncer.partner_central.simulator import Faults, Simulator
+from syncer.wire import Endpoint
+from tests.conftest import until
 
 
 @pytest.fixture(autouse=True)
@@ -26,46 +27,31 @@ async def opened(connections: int = 1) -> AsyncIterator[PartnerCentral]:
         yield api
 
 
-class Sent(RuntimeError):
-    """Raised instead of sending."""
-
-    def __init__(self, request: Any) -> None:
-        self.request = request
-
-
-def send(request: Any, **_: object) -> None:
-    raise Sent(request)
-
-
 @pytest.mark.parametrize(
-    ("variables", "host"),
+    ("variables", "url"),
     [
         ({}, "https://partnercentral-account.us-east-1.api.aws/"),
         ({"AWS_REGION": "eu-west-1"}, "https://partnercentral-account.us-east-1.api.aws/"),
         ({"AWS_DEFAULT_REGION": "eu-west-1"}, "https://partnercentral-account.us-east-1.api.aws/"),
         ({"AWS_USE_FIPS_ENDPOINT": "true"}, "https://partnercentral-account-fips.us-east-1.api.aws/"),
         ({"AWS_ENDPOINT_URL_PARTNERCENTRAL_ACCOUNT": "http://127.0.0.1:9"}, "http://127.0.0.1:9/"),
+        ({"AWS_ENDPOINT_URL_PARTNERCENTRAL_ACCOUNT": "http://[::1]:9/a/b"}, "http://[::1]:9/a/b"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9/"),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+            "https://partnercentral-account.us-east-1.api.aws/",
+        ),
     ],
 )
 async def test_requests_go_to_the_services_one_region(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], host: str
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     async with opened() as api:
-        api.sdk.meta.events.register("before-send", send)
-        with pytest.raises(Sent) as sent:
-            await api.get_connection("pac-0000000000001")
-    request = sent.value.request
-    assert request.url == host
-    assert request.body == b'{"Catalog": "AWS", "Identifier": "pac-0000000000001"}'
-    headers = {
-        name.lower(): value.decode() if isinstance(value, bytes) else value
-        for name, value in request.headers.items()
-    }
-    assert headers["x-amz-target"] == "PartnerCentralAccount.GetConnection"
-    assert headers["content-type"] == "application/x-amz-json-1.0"
-    assert "/us-east-1/partnercentral-account/aws4_request" in headers["authorization"]
+        assert api.wire.endpoint == Endpoint(
+            url, "PartnerCentralAccount", "1.0", "partnercentral-account", "us-east-1"
+        )
 
 
 async def test_one_call_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,9 +65,17 @@ async def test_one_call_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     assert simulator.served.total() == 1
 
 
-async def test_as_many_requests_can_be_out_as_asked_for() -> None:
-    async with opened(connections=77) as api:
-        assert api.sdk.meta.config.max_pool_connections == 77
+async def test_as_many_requests_can_be_out_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulator = Simulator(Population(1, seed=1), answer=lambda *_: until_all_are_there())
+
+    async def until_all_are_there() -> None:
+        await until(lambda: simulator.most_in_flight == 77)
+
+    async with simulator.serving() as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_PARTNERCENTRAL_ACCOUNT", url)
+        async with opened(connections=77) as api, anyio.create_task_group() as calls:
+            for _ in range(77):
+                calls.start_soon(api.list_connections)
 
 
 async def test_without_credentials_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,35 +90,3 @@ async def test_without_credentials_nobody_is_asked(monkeypatch: pytest.MonkeyPat
         with pytest.raises(Denied) as denied:
             await api.get_connection("pac-0000000000001")
     assert denied.value.code == "NoCredentialsError"
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
-        ("2026-01-02T03:04:05.678Z", datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)),
-        ("2026-01-02T03:04:05.678901Z", datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)),
-        # Postgres keeps microseconds; so does Python.
-        ("2026-01-02T03:04:05.678901234Z", datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)),
-        ("2026-01-02T03:04:05+05:30", datetime(2026, 1, 1, 21, 34, 5, tzinfo=UTC)),
-        ("2026-01-02T03:04:05-0800", datetime(2026, 1, 2, 11, 4, 5, tzinfo=UTC)),
-        # Without a zone it is UTC, wherever the worker stands.
-        ("2026-01-02T03:04:05", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
-        ("Fri, 02 Jan 2026 03:04:05 GMT", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
-        (1767323045, datetime(2026, 1, 2, 3, 4, 5, 0, tzinfo=UTC)),
-        (1767323045.5, datetime(2026, 1, 2, 3, 4, 5, 500000, tzinfo=UTC)),
-        ("1767323045", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
-        ("1767323045.25", datetime(2026, 1, 2, 3, 4, 5, 250000, tzinfo=UTC)),
-        (0, datetime(1970, 1, 1, tzinfo=UTC)),
-        ("1969-12-31T23:59:59Z", datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
-    ],
-)
-def test_times_are_read_as_utc(value: str | float, expected: datetime) -> None:
-    read = timestamp(value)
-    assert (read, read.utcoffset()) == (expected, timedelta(0))
-
-
-@pytest.mark.parametrize("value", ["", "yesterday", "2026-13-01T00:00:00Z"])
-def test_what_is_no_time_is_an_error(value: str) -> None:
-    with pytest.raises(ValueError, match="Invalid timestamp"):
-        timestamp(value)

@@ -14,12 +14,15 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
+from aiobotocore.config import AioConfig
 from aiohttp import web
+from botocore.exceptions import ClientError
 
-from syncer.partner_central.client import opened, own_session
+from syncer.partner_central.client import REGION, SERVICE, opened, own_session
 from syncer.partner_central.errors import NotFound, Throttled, Transient, Unreachable
 from syncer.partner_central.population import Population
 from syncer.partner_central.simulator import Bucket, Faults, Simulator, simulate
+from syncer.times import timestamp
 
 
 @dataclass
@@ -438,39 +441,60 @@ async def test_simulate_announces_itself_and_serves_until_cancelled() -> None:
                 await Caller(http, url).get(population().identifier(0))
 
 
-@asynccontextmanager
-async def through_the_sdk(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
-    async with simulator.serving() as url:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_PARTNERCENTRAL_ACCOUNT", url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        async with opened(own_session(), catalog="AWS", connections=4) as partner_central:
-            yield partner_central
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
 
 
-async def test_the_sdk_reads_answers_and_errors_as_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("credentials")
+async def test_the_sdk_reads_answers_and_errors_as_meant() -> None:
+    """By the project's own model of the service, until the SDK ships one."""
     simulator = Simulator(population())
     identifier = simulator.population.identifier(0)
-    async with through_the_sdk(simulator, monkeypatch) as partner_central:
-        answer = await partner_central.get_connection(identifier)
+    no_retries = AioConfig(retries={"total_max_attempts": 1})
+    async with (
+        simulator.serving() as url,
+        own_session().client(SERVICE, region_name=REGION, endpoint_url=url, config=no_retries) as sdk,
+    ):
+        answer = await sdk.get_connection(Catalog="AWS", Identifier=identifier)
         expected = simulator.population.connection(0)
         assert {**answer, "UpdatedAt": None, "ConnectionTypes": None, "ResponseMetadata": None} == {
             **expected, "UpdatedAt": None, "ConnectionTypes": None, "ResponseMetadata": None,
         }  # fmt: skip
+        assert answer["UpdatedAt"] == timestamp(expected["UpdatedAt"])
         assert set(answer["ConnectionTypes"]) == set(expected["ConnectionTypes"])
-        first = await partner_central.list_connections()
-        second = await partner_central.list_connections(first["NextToken"])
-        assert len(first["ConnectionSummaries"]) == len(second["ConnectionSummaries"]) == 100
-        with pytest.raises(NotFound, match="ResourceNotFoundException"):
-            await partner_central.get_connection("pac-0123456789abc")
-        simulator.faults = Faults(error_rate=1.0)
-        with pytest.raises(Transient, match="InternalServerException"):
-            await partner_central.get_connection(identifier)
+        pages = [page async for page in sdk.get_paginator("list_connections").paginate(Catalog="AWS")]
+        assert [len(page["ConnectionSummaries"]) for page in pages[:2]] == [100, 100]
+        with pytest.raises(ClientError, match="ResourceNotFoundException"):
+            await sdk.get_connection(Catalog="AWS", Identifier="pac-0123456789abc")
         simulator.faults = Faults(rate=0.001, burst=1)
-        await partner_central.get_connection(identifier)
-        with pytest.raises(Throttled, match="Rate exceeded"):
-            await partner_central.get_connection(identifier)
-        simulator.faults = Faults(cut_rate=1.0)
-        for _ in range(10):
-            with pytest.raises(Unreachable):
-                await partner_central.get_connection(identifier)
+        await sdk.get_connection(Catalog="AWS", Identifier=identifier)
+        with pytest.raises(ClientError, match="ThrottlingException"):
+            await sdk.get_connection(Catalog="AWS", Identifier=identifier)
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_our_client_reads_answers_and_errors_as_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulator = Simulator(population())
+    identifier = simulator.population.identifier(0)
+    async with simulator.serving() as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_PARTNERCENTRAL_ACCOUNT", url)
+        async with opened(own_session(), catalog="AWS", connections=4) as api:
+            assert await api.get_connection(identifier) == simulator.population.connection(0)
+            first = await api.list_connections()
+            second = await api.list_connections(first["NextToken"])
+            assert len(first["ConnectionSummaries"]) == len(second["ConnectionSummaries"]) == 100
+            with pytest.raises(NotFound, match="ResourceNotFoundException"):
+                await api.get_connection("pac-0123456789abc")
+            simulator.faults = Faults(error_rate=1.0)
+            with pytest.raises(Transient, match="InternalServerException"):
+                await api.get_connection(identifier)
+            simulator.faults = Faults(rate=0.001, burst=1)
+            await api.get_connection(identifier)
+            with pytest.raises(Throttled, match="Rate exceeded"):
+                await api.get_connection(identifier)
+            simulator.faults = Faults(cut_rate=1.0)
+            for _ in range(10):
+                with pytest.raises(Unreachable):
+                    await api.get_connection(identifier)

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from syncer.partner_central.population import Population
 from syncer.partner_central.simulator import LIST, Faults
-from syncer.store.embedded import embedded
-from syncer.store.schema import migrate
-from tests.conftest import PATIENCE, Finished, Program, finished, ids_file, own_folder, rows, served, until
+from tests.conftest import PATIENCE, Finished, Program, finished, ids_file, rows, served, until
 from tests.test_sync import OUTCOMES, assert_in_step
 
 STARTED = "SELECT max(checkpoint) > 0 FROM sync_run"
@@ -108,28 +105,6 @@ async def test_the_time_limit_ends_a_run_in_order(program: Program, database_url
     assert_books(done, database_url)
 
 
-@pytest.mark.parametrize("code", ["AccessDeniedException", "ExpiredTokenException"])
-async def test_who_is_not_let_in_stops_and_blames_no_id(
-    program: Program, database_url: str, code: str
-) -> None:
-    served_calls = 0
-
-    def answer(*_: object) -> web.Response | None:
-        nonlocal served_calls
-        served_calls += 1
-        if served_calls <= 100:
-            return None
-        return web.json_response({"__type": code, "Message": "no", "Reason": "ACCESS_DENIED"}, status=400)
-
-    population = Population(1000, seed=55)
-    async with served(program, population, answer=answer):
-        done = await program("sync", ids_file(program.folder, population), "--json")
-    assert (done.exit, done.result["status"], done.result["failed"]) == (77, "aborted", 0)
-    assert done.result["written"] == 100
-    assert rows(database_url, "SELECT count(*) FROM sync_failure") == [(0,)]
-    assert_books(done, database_url)
-
-
 async def test_an_api_that_nobody_answers_for_blames_no_id(program: Program, database_url: str) -> None:
     population = Population(20, seed=56)
     async with served(program, population):
@@ -139,22 +114,6 @@ async def test_an_api_that_nobody_answers_for_blames_no_id(program: Program, dat
     assert done.result["released"] == done.result["read"]
     assert "does not answer" in done.stderr
     assert_books(done, database_url)
-
-
-async def test_a_database_that_restarts_is_waited_for(program: Program) -> None:
-    population = Population(3000, seed=57)
-    ids = ids_file(program.folder, population)
-    with own_folder() as folder, embedded(folder) as server:
-        await migrate(server.url)
-        program.environment["DATABASE_URL"] = server.url
-        async with served(program, population, Faults(latency=0.02)):
-            process = await program.start("sync", ids, "--json", "--batch-size", "50")
-            await until(lambda: rows(server.url, STARTED) == [(True,)])
-            restart(server.url)
-            done = await finished(process)
-        assert done.exit == 0, done.stderr
-        assert done.events("write_replayed")
-        assert_in_step(server.url, population)
 
 
 async def test_a_database_that_restarts_during_the_listing_is_waited_for(

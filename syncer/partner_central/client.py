@@ -1,13 +1,12 @@
-"""The Partner Central Account API through the AWS SDK: one client, no retries, errors translated.
+"""The Partner Central Account API: one client, no retries, errors translated.
 
 aioboto3 pins a botocore that does not know the service, so a small model of it lies beside this module.
 Its folder is searched after the SDK's own: the day the SDK ships the service, the SDK's model wins.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioAssumeRoleCredentialFetcher, AioDeferredRefreshableCredentials
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError
-from botocore.utils import parse_timestamp
 
-from syncer import __version__
 from syncer.partner_central.errors import Denied, translated
+from syncer.wire import Wire
+from syncer.wire import opened as wired
 
 SERVICE = "partnercentral-account"
 MODEL = Path(__file__).parent / "model"
@@ -32,7 +31,8 @@ PAGE = 100
 CONNECT_TIMEOUT = 5.0
 # A connection's answer is a few hundred bytes and takes well under a second; whoever hangs is cut off
 # early enough for a stopping run to try nothing more and still end in time.
-READ_TIMEOUT = 15.0
+TIMEOUT = 15.0
+STS_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +42,27 @@ class PartnerCentral:
     Every method makes exactly one HTTP request, and raises a `PartnerCentralError` where it fails.
     """
 
-    sdk: Any
+    wire: Wire
     catalog: str
 
     async def get_connection(self, identifier: str) -> Mapping[str, Any]:
-        """The answer of GetConnection as the SDK parses it; `normalize` knows what to make of it."""
-        return await self._call("get_connection", Identifier=identifier)
+        """The answer of GetConnection; `normalize` knows what to make of it."""
+        return await self._call("GetConnection", {"Catalog": self.catalog, "Identifier": identifier})
 
     async def list_connections(self, token: str | None = None, limit: int = PAGE) -> Mapping[str, Any]:
         """One page of ListConnections: up to `limit` summaries of active connections, and `NextToken`."""
         more = {"NextToken": token} if token else {}
-        return await self._call("list_connections", MaxResults=limit, **more)
+        return await self._call("ListConnections", {"Catalog": self.catalog, "MaxResults": limit, **more})
 
-    async def _call(self, operation: str, **parameters: object) -> Mapping[str, Any]:
+    async def _call(self, operation: str, parameters: Mapping[str, object]) -> Mapping[str, Any]:
         try:
-            answer: Mapping[str, Any] = await getattr(self.sdk, operation)(Catalog=self.catalog, **parameters)
+            return await self.wire(operation, parameters)
         except Exception as error:
             meaning = translated(error)
             if meaning is None:
                 raise
-            # The SDK's own text may quote the answer, so it is not chained to what gets logged.
+            # The error's own text may quote the answer, so it is not chained to what gets logged.
             raise meaning from None
-        return answer
 
 
 @asynccontextmanager
@@ -73,25 +72,24 @@ async def opened(
     """A client for `catalog` that keeps up to `connections` requests in flight.
 
     session: from `own_session` or `assuming`, which know the service. Raises `PartnerCentralError` (Denied)
-    when there are no usable credentials settings.
+    when the SDK's settings cannot be used.
     """
-    async with session.client(SERVICE, region_name=REGION, config=_config(connections)) as client:
-        yield PartnerCentral(client, catalog)
-
-
-def _config(connections: int) -> AioConfig:
-    return AioConfig(
-        # tenacity is the one retry layer: two of them multiply.
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        # The SDK's default of 10 would cap the concurrency without a word.
-        max_pool_connections=connections,
-        connect_timeout=CONNECT_TIMEOUT,
-        read_timeout=READ_TIMEOUT,
-        # Two settings for CPU per call: our parameters are checked already, and a fixed user agent is not
-        # assembled anew for every request.
-        parameter_validation=False,
-        user_agent=f"syncer/{__version__} aioboto3",
-    )
+    async with AsyncExitStack() as opening:
+        try:
+            wire = await opening.enter_async_context(
+                wired(
+                    session,
+                    SERVICE,
+                    operation="list_connections",
+                    region=REGION,
+                    connections=connections,
+                    connecting=CONNECT_TIMEOUT,
+                    answering=TIMEOUT,
+                )
+            )
+        except BotoCoreError as error:
+            raise Denied(type(error).__name__, str(error)) from None
+        yield PartnerCentral(wire, catalog)
 
 
 def own_session() -> aioboto3.Session:
@@ -126,7 +124,6 @@ def _knowing(session: aioboto3.Session) -> aioboto3.Session:
     """`session`, told of the service before its first client: the SDK looks at its folders only once."""
     sdk = session._session  # noqa: SLF001  (aioboto3 has no public way to its botocore session)
     sdk.get_component("data_loader").search_paths.append(str(MODEL))
-    sdk.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=timestamp)
     return session
 
 
@@ -142,7 +139,10 @@ async def account_of(session: aioboto3.Session) -> str:
     """
     try:
         # STS answers in every region; us-east-1 serves where none is configured.
-        async with session.client("sts", region_name=session.region_name or REGION, config=_config(1)) as sts:
+        config = AioConfig(
+            retries={"total_max_attempts": STS_ATTEMPTS, "mode": "standard"}, connect_timeout=CONNECT_TIMEOUT
+        )
+        async with session.client("sts", region_name=session.region_name or REGION, config=config) as sts:
             identity = await sts.get_caller_identity()
     except Exception as error:
         meaning = translated(error)
@@ -150,20 +150,3 @@ async def account_of(session: aioboto3.Session) -> str:
             raise
         raise meaning from None
     return str(identity["Account"])
-
-
-def timestamp(value: str | float) -> datetime:
-    """A time of the API in UTC: ISO 8601 text or seconds since 1970.
-
-    In the SDK's own parser timestamps are the largest single cost of a call. It serves here for what the
-    standard library does not read.
-    """
-    if isinstance(value, str):
-        try:
-            parsed = datetime.fromisoformat(value)
-        except ValueError:
-            parsed = parse_timestamp(value)
-    else:
-        parsed = datetime.fromtimestamp(value, UTC)
-    # A time without a zone is UTC: nowhere does the API mean the worker's own.
-    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)

@@ -1,6 +1,6 @@
 """Everything that can come back instead of an answer, as types that say what to do about it.
 
-The SDK's exceptions are translated here, once, at the edge; nothing further in knows them.
+What the SDK and the wire raise is translated here, once, at the edge; nothing further in knows it.
 
     Throttled     slow down; says nothing about the item, so it costs the item none of its attempts
     Transient     try again with backoff, a few times
@@ -10,10 +10,13 @@ The SDK's exceptions are translated here, once, at the edge; nothing further in 
     Denied        the run cannot go on, and no item is to blame
 """
 
+from collections.abc import Mapping
+
 import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as SdkConnectionError
-from botocore.parsers import ResponseParserError
+
+from syncer.wire import NotJson, ServiceError
 
 # The SDK counts these as throttling too; the API reference names only the first.
 THROTTLING = frozenset(
@@ -59,6 +62,7 @@ FAILING = frozenset(
         "ServiceUnavailableException",
     }
 )
+BAD_REQUEST = 400
 TOO_MANY_REQUESTS = 429
 UNAUTHORIZED = 401
 FORBIDDEN = 403
@@ -105,40 +109,40 @@ class Denied(PartnerCentralError):
 
 
 def translated(error: Exception) -> PartnerCentralError | None:
-    """What `error`, raised by a call through the SDK, means; None if it is not the SDK's to raise."""
+    """What `error`, raised by a call, means; None if it is no call's to raise."""
     match error:
-        case ClientError():
-            return _of_service(error)
-        case ResponseParserError():
-            # Raised for a participant with no member, or with two. Its text quotes the answer: leave it out.
-            return Rejected("UnreadableAnswer", "the answer does not follow the API's model")
+        case ServiceError():
+            return _of_service(error.status, error.code, error.message, error.fields)
+        case ClientError():  # of STS, which the SDK itself asks
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            details = error.response.get("Error", {})
+            return _of_service(
+                status, str(details.get("Code") or "Unknown"), str(details.get("Message") or ""), {}
+            )
+        case NotJson():
+            return Rejected("UnreadableAnswer", str(error))
         case HTTPClientError() | SdkConnectionError() | aiohttp.ClientError() | TimeoutError() | OSError():
             return Unreachable(type(error).__name__, _bounded(str(error)))
         case BotoCoreError():
             # What is left are errors before anything is sent: no credentials, no such profile, a failing
             # credential process or sign-in.
             return Denied(type(error).__name__, _bounded(str(error)))
-        case ValueError() | TypeError() | AttributeError() | LookupError() | ArithmeticError():
-            # The SDK's parser trips over an answer of another shape: a list where a structure should be,
-            # a timestamp that is none.
-            return Rejected("UnreadableAnswer", "the answer does not follow the API's model")
     return None
 
 
-def _of_service(error: ClientError) -> PartnerCentralError:
-    response = error.response
-    details = response.get("Error", {})
-    code = str(details.get("Code") or "Unknown")
-    message = _bounded(str(details.get("Message") or ""))
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+def _of_service(status: int, code: str, message: str, fields: Mapping[str, object]) -> PartnerCentralError:
+    message = _bounded(message)
     if code in THROTTLING or status == TOO_MANY_REQUESTS:
         return Throttled(code, message)
     if code in DENYING or status in (UNAUTHORIZED, FORBIDDEN):
         return Denied(code, message)
     if code in FAILING or status >= SERVER_ERROR:
         return Transient(code, message)
+    if status < BAD_REQUEST:
+        # It sends us elsewhere, which the service never does: something stands between it and us.
+        return Unreachable(code, message)
     # A bare 404, or one that is about something else, must not make a connection look removed.
-    if code == "ResourceNotFoundException" and response.get("Reason", "CONNECTION_NOT_FOUND") == (
+    if code == "ResourceNotFoundException" and fields.get("Reason", "CONNECTION_NOT_FOUND") == (
         "CONNECTION_NOT_FOUND"
     ):
         return NotFound(code, message)
@@ -146,5 +150,7 @@ def _of_service(error: ClientError) -> PartnerCentralError:
 
 
 def _bounded(message: str) -> str:
-    message = " ".join(message.split())
+    # AWS explains a wrong signature in its first paragraph; what follows quotes the request with its headers,
+    # and the session token is one of them.
+    message = " ".join(message.partition("\n\n")[0].split())
     return message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "…"

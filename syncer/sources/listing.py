@@ -11,8 +11,9 @@ from datetime import datetime
 from syncer.identifiers import Item, item
 from syncer.partner_central.errors import NotFound, Rejected, Transient
 from syncer.sources.spool import Spool
+from syncer.times import timestamp
 
-# A page of the listing, as the SDK parses it. Raises `PartnerCentralError`.
+# A page of the listing, as JSON has it. Raises `PartnerCentralError`.
 NextPage = Callable[[str | None], Awaitable[Mapping[str, object]]]
 # Of the given IDs those that are stored and live, with their `updated_at`.
 Known = Callable[[Sequence[str]], Awaitable[Mapping[str, datetime]]]
@@ -109,6 +110,12 @@ def _summaries(page: Mapping[str, object]) -> list[tuple[str, datetime | None]]:
         identifier = summary.get("Id") if isinstance(summary, Mapping) else None
         if not isinstance(identifier, str):
             raise ListingBroken("a summary in the listing has no ID")
-        updated_at = summary.get("UpdatedAt")
-        found.append((identifier, updated_at if isinstance(updated_at, datetime) else None))
+        found.append((identifier, _time(summary.get("UpdatedAt"))))
     return found
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return timestamp(value)
+    except ValueError:
+        return None

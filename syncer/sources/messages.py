@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from syncer.identifiers import CONNECTION_ARN, connection_id
 
 EVENTS = "aws.partnercentral-account"
-# IDs in one message. SQS itself allows no more than a mebibyte of body.
+# IDs in one message.
 MOST_IDS = 100
+# Characters of a body: an event may have a quarter of a mebibyte. SQS itself allows a whole one.
+LONGEST_BODY = 256 * 1024
 # Longer than any ARN of a connection; what is longer is something else, and need not be kept.
 LONGEST_TEXT = 200
 KEYS = ("connection_id", "id", "identifier", "Identifier", "arn")
@@ -56,6 +58,8 @@ class _NotUnderstood(Exception):
 
 def meaning(body: str, catalog: str) -> Meaning:
     """What `body` is to a worker of `catalog`."""
+    if len(body) > LONGEST_BODY:
+        return Unreadable(f"a body of {len(body):,} characters; {LONGEST_BODY:,} are allowed")
     try:
         return _document(body, catalog, enveloped=False)
     except _NotUnderstood as error:

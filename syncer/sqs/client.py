@@ -1,4 +1,4 @@
-"""One queue through the AWS SDK: every method is one request, errors are translated, batches come apart.
+"""One queue: errors are translated, batches come apart, what does not arrive is sent again.
 
 An answer of 200 may still say that some of a batch failed: each method that takes a batch tells which.
 Source: the API reference of Amazon SQS.
@@ -7,18 +7,20 @@ Source: the API reference of Amazon SQS.
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
-from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from botocore.exceptions import ConnectionError as SdkConnectionError
+import aiohttp
+from botocore.exceptions import BotoCoreError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
 
-from syncer import __version__
+from syncer.wire import NotJson, ServiceError, Wire
+from syncer.wire import opened as wired
 
 # What one request takes, and how long SQS lets a receiver wait (seconds).
 BATCH = 10
@@ -27,8 +29,10 @@ LONGEST_WAIT = 20
 LONGEST_VISIBILITY = 12 * 3600
 
 CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = LONGEST_WAIT + 20.0
+TIMEOUT = LONGEST_WAIT + 20.0
+# Requests to the queue are many and cheap, and all of them may be made twice.
 ATTEMPTS = 3
+BACKOFF = wait_random_exponential(multiplier=0.1, max=2)
 
 REGION_IN_HOST = re.compile(r"(?:^|\.)([a-z]{2}(?:-[a-z]+)+-\d)\.")
 ANYWHERE = "us-east-1"
@@ -109,9 +113,15 @@ class Depth:
 class Queue:
     """One queue. All methods raise `QueueError`."""
 
-    def __init__(self, sdk: Any, url: str) -> None:
-        self._sdk = sdk
+    def __init__(self, wire: Wire, url: str) -> None:
+        self._wire = wire
         self.url = url
+        self._again = AsyncRetrying(
+            retry=retry_if_exception_type(QueueUnavailable),
+            stop=stop_after_attempt(ATTEMPTS - 1),
+            wait=BACKOFF,
+            reraise=True,
+        )
 
     async def about(self) -> About:
         attributes = await self._attributes("VisibilityTimeout", "RedrivePolicy")
@@ -128,7 +138,7 @@ class Queue:
     async def receive(self, most: int, *, wait: int, visibility: int) -> list[Received]:
         """Up to `most` (of 10) messages, invisible to others for `visibility` seconds from now."""
         answer = await self._call(
-            "receive_message",
+            "ReceiveMessage",
             MaxNumberOfMessages=most,
             WaitTimeSeconds=wait,
             VisibilityTimeout=visibility,
@@ -138,16 +148,16 @@ class Queue:
 
     async def delete(self, handles: Sequence[str]) -> list[int]:
         """Delete up to 10 messages; the positions of those that are still to be deleted."""
-        return await self._batch("delete_message_batch", [{"ReceiptHandle": handle} for handle in handles])
+        return await self._batch("DeleteMessageBatch", [{"ReceiptHandle": handle} for handle in handles])
 
     async def hide(self, handles: Sequence[tuple[str, int]]) -> list[int]:
         """Make up to 10 messages invisible for so many seconds from now; the positions of failures."""
         entries = [{"ReceiptHandle": handle, "VisibilityTimeout": seconds} for handle, seconds in handles]
-        return await self._batch("change_message_visibility_batch", entries)
+        return await self._batch("ChangeMessageVisibilityBatch", entries)
 
     async def send(self, bodies: Sequence[str]) -> list[int]:
         """Send up to 10 messages; the positions of those that the queue did not take."""
-        return await self._batch("send_message_batch", [{"MessageBody": body} for body in bodies])
+        return await self._batch("SendMessageBatch", [{"MessageBody": body} for body in bodies])
 
     async def _batch(self, operation: str, entries: Sequence[Mapping[str, object]]) -> list[int]:
         # Entry IDs are positions: a message's own ID may stand in one batch twice.
@@ -157,35 +167,31 @@ class Queue:
         return [int(each["Id"]) for each in answer.get("Failed", []) if each.get("Code") not in LAPSED]
 
     async def _attributes(self, *names: str) -> Mapping[str, str]:
-        answer = await self._call("get_queue_attributes", AttributeNames=list(names))
+        answer = await self._call("GetQueueAttributes", AttributeNames=list(names))
         attributes: Mapping[str, str] = answer.get("Attributes", {})
         return attributes
 
     async def _call(self, operation: str, **parameters: object) -> Mapping[str, Any]:
         try:
-            answer: Mapping[str, Any] = await getattr(self._sdk, operation)(QueueUrl=self.url, **parameters)
-        except ClientError as error:
+            return await self._once(operation, parameters)
+        except QueueUnavailable:
+            answer: Mapping[str, Any] = await self._again(self._once, operation, parameters)
+            return answer
+
+    async def _once(self, operation: str, parameters: Mapping[str, object]) -> Mapping[str, Any]:
+        try:
+            return await self._wire(operation, {"QueueUrl": self.url, **parameters})
+        except ServiceError as error:
             raise _meaning(error, self.url) from None
-        except (HTTPClientError, SdkConnectionError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, NotJson) as error:
             raise QueueUnavailable(f"queue {self.url}: no answer ({type(error).__name__})") from None
         except BotoCoreError as error:  # before anything is sent: no credentials, a failing sign-in
             raise QueueDenied(f"queue {self.url}: {error}") from None
-        return answer
 
 
 @asynccontextmanager
 async def opened(session: aioboto3.Session, url: str, connections: int) -> AsyncIterator[Queue]:
     """The queue at `url`, with up to `connections` requests in flight. Raises `QueueError`."""
-    config = AioConfig(
-        # Requests to the queue are many and cheap, and all of them may be made twice.
-        retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
-        max_pool_connections=connections,
-        connect_timeout=CONNECT_TIMEOUT,
-        read_timeout=READ_TIMEOUT,
-        # As with Partner Central: our parameters are checked, and a fixed user agent costs nothing.
-        parameter_validation=False,
-        user_agent=f"syncer/{__version__} aioboto3",
-    )
     found = urlsplit(url)
     if found.scheme not in ("http", "https") or not found.path.strip("/"):
         raise QueueMissing(
@@ -196,8 +202,22 @@ async def opened(session: aioboto3.Session, url: str, connections: int) -> Async
             f"{url} is a FIFO queue: it hands out one message of a group at a time, for an order that means "
             "nothing here; take a standard queue"
         )
-    async with session.client("sqs", region_name=region(url, session.region_name), config=config) as sdk:
-        yield Queue(sdk, url)
+    async with AsyncExitStack() as opening:
+        try:
+            wire = await opening.enter_async_context(
+                wired(
+                    session,
+                    "sqs",
+                    operation="receive_message",
+                    region=region(url, session.region_name),
+                    connections=connections,
+                    connecting=CONNECT_TIMEOUT,
+                    answering=TIMEOUT,
+                )
+            )
+        except BotoCoreError as error:
+            raise QueueDenied(f"queue {url}: {error}") from None
+        yield Queue(wire, url)
 
 
 def region(url: str, configured: str | None) -> str:
@@ -217,11 +237,9 @@ def _received(message: Mapping[str, Any]) -> Received:
     )
 
 
-def _meaning(error: ClientError, url: str) -> QueueError:
-    details = error.response.get("Error", {})
-    code = str(details.get("Code") or "Unknown")
-    if code in MISSING or code.endswith("NonExistentQueue"):
+def _meaning(error: ServiceError, url: str) -> QueueError:
+    if error.code in MISSING or error.code.endswith("NonExistentQueue"):
         return QueueMissing(f"there is no queue {url}")
-    if code in DENIED:
-        return QueueDenied(f"queue {url}: not allowed ({code})")
-    return QueueUnavailable(f"queue {url}: {code}")
+    if error.code in DENIED:
+        return QueueDenied(f"queue {url}: not allowed ({error.code})")
+    return QueueUnavailable(f"queue {url}: {error.code}")

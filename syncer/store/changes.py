@@ -61,6 +61,7 @@ class VersionRow(NamedTuple):
     """A row of `connection_type_history`, likewise: a type as it was from `valid_from` on.
 
     participant_name: as this very answer gave it. removed_at: set when type or connection are removed.
+    previous_…: what the version before said; all None in the first one.
     """
 
     connection_id: str
@@ -77,6 +78,14 @@ class VersionRow(NamedTuple):
     removed_at: datetime | None
     valid_from: datetime
     valid_to: datetime | None = None
+    previous_status: str | None = None
+    previous_participant_name: str | None = None
+    previous_removed_at: datetime | None = None
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What a version must differ in to be one of its own."""
+        return self[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +201,13 @@ def _open(version: VersionRow, as_of: datetime, seen_at: datetime, stored: Store
         opened[-1] = opened[-1]._replace(valid_to=as_of)
     elif before is not None:
         changes.ended[key] = as_of
-    if version.valid_from != as_of:
-        version = version._replace(valid_from=as_of)
+    if before is not None:
+        version = version._replace(
+            valid_from=as_of,
+            previous_status=before.status,
+            previous_participant_name=before.participant_name,
+            previous_removed_at=before.removed_at,
+        )
     stored.versions[key] = version
     opened.append(version)
 
@@ -209,7 +223,7 @@ def _changed_versions(
         before = stored.versions.get((connection.id, row.type))
         name = names.get(row.type, before and before.participant_name)
         version = VersionRow(*row[:10], name, row.removed_at, connection.updated_at)
-        if before is None or version[:-2] != before[:-2]:
+        if before is None or version.content != before.content:
             changed.append(version)
     return changed
 

@@ -4,7 +4,8 @@ The driver is psycopg 3: set-wise statements are as quick with it as with asyncp
 PgBouncer in transaction mode and with cancellation.
 """
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -60,7 +61,7 @@ def engine_for(url: str, connections: int = 3) -> AsyncEngine:
 
     Raises `BadDatabaseUrl`.
     """
-    return create_async_engine(
+    engine = create_async_engine(
         sqlalchemy_url(url),
         pool_size=connections,
         max_overflow=1,
@@ -76,13 +77,26 @@ def engine_for(url: str, connections: int = 3) -> AsyncEngine:
             "tcp_user_timeout": 30_000,
         },
     )
+    event.listen(engine.sync_engine, "handle_error", _leave_read_only)
+    return engine
+
+
+def _leave_read_only(context: ExceptionContext) -> None:
+    """Let go of connections to a server that only reads.
+
+    After a failover the old ones may lead to the former primary for ever; a fresh one finds the new one.
+    """
+    if sqlstate(context.original_exception) == READ_ONLY:
+        context.is_disconnect = True
 
 
 # SQLSTATEs, by class or whole: https://www.postgresql.org/docs/current/errcodes-appendix.html
+# A standby, or a primary that is being failed over.
+READ_ONLY = "25006"
 PASSING_CLASSES = ("08", "40", "53", "57", "58")
 PASSING = frozenset(
     {
-        "25006",  # read-only: a standby, or a primary that is being failed over
+        READ_ONLY,
         "55P03",  # lock not available
         "55006",  # object in use
     }

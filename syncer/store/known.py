@@ -19,15 +19,18 @@ PAGE = 1000
 
 
 class Known:
-    """The stored connections of one account and catalog. All methods raise `DatabaseError`."""
+    """The stored connections of one account and catalog. All methods raise `DatabaseError`.
 
-    def __init__(self, engine: AsyncEngine, scope: Scope) -> None:
+    patience: seconds in which a question that was cut off is asked again.
+    """
+
+    def __init__(self, engine: AsyncEngine, scope: Scope, patience: float = PATIENCE) -> None:
         # Single statements need no transaction around them, which would be two round trips more.
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._keys = scope.keys
-        # Nothing is changed here, so a question that was cut off is simply asked again.
+        # Nothing is changed here, so it may be asked as often as it takes.
         self._asking = AsyncRetrying(
-            retry=retry_if_exception(is_passing), stop=stop_after_delay(PATIENCE), wait=BACKOFF, reraise=True
+            retry=retry_if_exception(is_passing), stop=stop_after_delay(patience), wait=BACKOFF, reraise=True
         )
 
     async def updated_at(self, identifiers: Sequence[str]) -> Mapping[str, datetime]:

@@ -72,8 +72,7 @@ class Preview:
             if len(self.differences) == SHOWN:
                 break
             self.differences.append(difference)
-        self._ledger.settle(settlement)
-        await self._committed(settlement)
+        await self._committed(self._ledger.settle(settlement))
 
 
 def _differences(before: Stored, changes: Changes) -> Iterator[Difference]:

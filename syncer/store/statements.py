@@ -113,6 +113,9 @@ VERSION = {name: kind for name, kind in TYPE.items() if name != "removed_at"} | 
     "removed_at": "timestamptz",
     "valid_from": "timestamptz",
     "valid_to": "timestamptz",
+    "previous_status": "text",
+    "previous_participant_name": "text",
+    "previous_removed_at": "timestamptz",
 }
 
 # Another worker may insert the same connection between our look and our insert. It is plain, so that this

@@ -76,20 +76,13 @@ RUNS = text("""
     LIMIT :runs
 """)
 
-# A run that only found everything as it was has left it in step too.
 FRESHNESS = text("""
     SELECT account_id, catalog,
            (SELECT count(*) FROM connection
-            WHERE (connection.account_id, connection.catalog) = (known.account_id, known.catalog)
+            WHERE (connection.account_id, connection.catalog) = (freshness.account_id, freshness.catalog)
               AND removed_at IS NULL),
-           complete_at,
-           extract(epoch FROM clock_timestamp() - complete_at)::double precision
-    FROM (
-        SELECT account_id, catalog,
-               max(finished_at) FILTER (WHERE source = 'listing' AND status = 'succeeded') AS complete_at
-        FROM sync_run
-        GROUP BY account_id, catalog
-    ) AS known
+           last_complete_at, lag_seconds
+    FROM reporting.sync_freshness AS freshness
     ORDER BY account_id, catalog
 """)
 

@@ -117,8 +117,7 @@ class Writer:
                 raise
             await self.write([_refused(answers[0], error)])
             return
-        self._ledger.settle(settlement)
-        await self._committed(settlement)
+        await self._committed(self._ledger.settle(settlement))
 
     async def live(self) -> int:
         """How many connections are stored and not removed."""

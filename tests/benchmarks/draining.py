@@ -32,7 +32,7 @@ from syncer.sources.inbox import POLLERS
 from syncer.sqs.client import opened
 from syncer.store.embedded import embedded
 from syncer.store.schema import migrate
-from tests.benchmarks.sqs_server import SqsServer
+from tests.sqs_server import SqsServer
 
 SPAWN = multiprocessing.get_context("spawn")
 SEED = 1
