@@ -1,4 +1,4 @@
-"""Validate built manifests: Kubernetes' own kinds in the oldest and newest versions meant, KEDA's by its CRDs."""
+"""Validate manifests: Kubernetes' own kinds in the oldest and the newest version, KEDA's by its CRDs."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import kubernetes_validate
 import yaml
 from cloudcoil.models.keda import v1alpha1
 
-# The oldest still supported on EKS to the newest that there are schemas of; podFailurePolicy is stable from 1.31 on.
+# The first in which podFailurePolicy is stable, and the newest that there are schemas of.
 VERSIONS = ("1.31", "1.37")
 
 
