@@ -112,10 +112,10 @@ def test_the_rights_are_the_least() -> None:
     """As in the service's authorization reference, and for SQS what the code calls."""
     resources = manifests.template()["Resources"]
     granted = {}
-    for statement in resources["Policy"]["Properties"]["PolicyDocument"]["Statement"]:
-        plain = statement["Fn::If"][1] if "Fn::If" in statement else statement
-        actions = plain["Action"] if isinstance(plain["Action"], list) else [plain["Action"]]
-        granted |= dict.fromkeys(actions, plain)
+    for name in ("Policy", "LogInPolicy"):
+        for statement in resources[name]["Properties"]["PolicyDocument"]["Statement"]:
+            actions = statement["Action"]
+            granted |= dict.fromkeys(actions if isinstance(actions, list) else [actions], statement)
     assert set(granted) == {
         "partnercentral:GetConnection", "partnercentral:ListConnections",
         "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes",
