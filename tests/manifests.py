@@ -132,5 +132,5 @@ def in_shell_blocks(path: Path) -> Iterator[Command]:
     """The calls in a page's sh and cron blocks, whatever stands before the program's name."""
     for block in re.findall(r"```(?:sh|cron)\n(.*?)```", path.read_text(), re.DOTALL):
         for line in re.sub(r"\\\n", " ", block).splitlines():
-            for call in re.findall(r"(?:^|[\s/])(?:syncer|cron) ([a-z]+\b[^|&;>#)]*)", line):
+            for call in re.findall(r"(?:^|bin/|(?<!-n)\s)(?:syncer|cron) ([a-z]+\b[^|&;>#)]*)", line):
                 yield Command(path.name, tuple(shlex.split(call)))

@@ -1,6 +1,8 @@
 """What is in deploy/ is held to the program: commands, variables, exit codes, rights, times, versions."""
 
 import re
+import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,11 @@ def test_the_runbook_says_of_each_migration_whether_the_version_before_runs_on_i
         (word,) = re.findall(r"Can the version before this one run on it\? (\w+)", path.read_text())
         written[path.name[:4]] = "first" if word == "There" else word.lower()
     assert told == written
+
+
+def test_what_is_to_be_copied_from_the_runbook_is_shell() -> None:
+    for block in re.findall(r"^ *```sh\n(.*?)```", README, re.DOTALL | re.MULTILINE):
+        subprocess.run(["bash", "-n"], input=textwrap.dedent(block), text=True, check=True)
 
 
 def test_the_image_is_of_this_version() -> None:
