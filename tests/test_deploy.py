@@ -113,7 +113,7 @@ def test_probes_ask_where_the_worker_answers() -> None:
 def test_the_rights_are_the_least() -> None:
     """As in the service's authorization reference, and for SQS what the code calls."""
     resources = manifests.template()["Resources"]
-    granted = {}
+    granted: dict[str, dict[str, object]] = {}
     for name in ("Policy", "LogInPolicy"):
         for statement in resources[name]["Properties"]["PolicyDocument"]["Statement"]:
             actions = statement["Action"]
