@@ -151,7 +151,7 @@ def _carry_out(instruction: Instruction, stage: Stage, holder: int, folder: Path
             stage.user = rest
         case "ENTRYPOINT":
             stage.entrypoint = tuple(json.loads(rest))
-        case "CMD" | "LABEL":
+        case "CMD" | "VOLUME":
             pass
         case other:
             raise AssertionError(f"{other}: teach this file what it means")
