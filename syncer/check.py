@@ -1,16 +1,20 @@
 """Is everything there that a run needs: one finding per part, each with what to do about it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+
+import typer
 
 from syncer.endings import exit_for
 from syncer.exits import Exit
+from syncer.exporters import missing
 from syncer.partner_central import client
 from syncer.partner_central.errors import PartnerCentralError
 from syncer.settings import RunSettings
 from syncer.sqs import client as sqs
 from syncer.store import schema
 from syncer.store.engine import DatabaseError, described
+from syncer.variables import known_to, unknown, unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,20 @@ class Finding:
     part: str
     exit: Exit
     message: str
+
+
+def settings(variables: Mapping[str, str], context: typer.Context) -> list[Finding]:
+    """What is wrong with the environment's variables, for whichever command. No value is repeated."""
+    wrong = [
+        f"{name}: no command knows it"
+        + (f"; is {nearest} meant?" if nearest else "; see syncer COMMAND --help")
+        for name, nearest in unknown(variables, known_to(context))
+    ] + [f"{name}: its value is not of the kind {kind}" for name, kind in unusable(variables, context)]
+    found = [Finding("settings", Exit.NOT_SET_UP, each) for each in wrong]
+    lacking = missing(variables)
+    if lacking:
+        found.append(Finding("telemetry", Exit.NOT_SET_UP, lacking))
+    return found
 
 
 async def findings(settings: RunSettings, database_url: str, queue_url: str | None) -> list[Finding]:

@@ -14,7 +14,7 @@ import typer
 
 from syncer import __version__, tools
 from syncer.exits import Exit
-from syncer.launch import Refusal, database_at, run
+from syncer.launch import Refusal, database_at, run, run_job
 from syncer.options import (
     AccountId,
     AllowFailures,
@@ -55,6 +55,7 @@ def root(
 
 @app.command()
 def sync(
+    context: typer.Context,
     files: Annotated[
         list[str] | None,
         typer.Argument(
@@ -156,7 +157,7 @@ def sync(
     from syncer.run import sync as sync_all
 
     with database_at(database_url) as url:
-        results = run(sync_all(settings, url))
+        results = run_job(sync_all(settings, url), context)
     if json:
         typer.echo(report.as_json(results))
     for result in results:
@@ -170,6 +171,7 @@ def sync(
 
 @app.command()
 def work(
+    context: typer.Context,
     queue_url: Annotated[
         str | None,
         typer.Argument(
@@ -248,7 +250,7 @@ def work(
         health_port=health_port,
     )
     with database_at(database_url) as url:
-        result = run(work_on(settings, url))
+        result = run_job(work_on(settings, url), context)
     if json:
         typer.echo(report.as_json([result]))
     else:

@@ -5,6 +5,8 @@ from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+import typer
+
 from syncer.exits import Exit
 
 T = TypeVar("T")
@@ -26,6 +28,28 @@ def database_at(url: str | None, *, migrated: bool = True) -> AbstractContextMan
 
     database: AbstractContextManager[str] = default_database(migrated=migrated)
     return database
+
+
+def run_job(main: Coroutine[Any, Any, T], context: typer.Context) -> T:
+    """Run `main` as `run` does, in a process that others watch: it exports its telemetry, if it has to.
+
+    What is left of that is sent when `context` closes: when the result is told. A variable that means nothing
+    is pointed out, and stops nothing.
+    """
+    import os
+
+    import structlog
+
+    from syncer.events import Event
+    from syncer.exporters import start
+    from syncer.logs import configure
+    from syncer.variables import known_to, unknown
+
+    configure()
+    for name, nearest in unknown(os.environ, known_to(context)):
+        structlog.get_logger().warning(Event.UNKNOWN_VARIABLE, name=name, nearest=nearest)
+    context.call_on_close(start(os.environ))
+    return run(main)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -35,16 +35,20 @@ def migrate(
 
 
 def check(
+    context: typer.Context,
     database_url: DatabaseUrl = None,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
     queue_url: QueueUrl = None,
 ) -> None:
     """Tell whether everything is there that a run needs: database, schema, credentials, API, queue."""
-    from syncer.check import findings
+    import os
 
+    from syncer.check import findings, settings
+
+    found = settings(os.environ, context)
     with database_at(database_url) as url:
-        found = run(findings(RunSettings(account_id=account_id, catalog=catalog), url, queue_url))
+        found += run(findings(RunSettings(account_id=account_id, catalog=catalog), url, queue_url))
     for finding in found:
         typer.echo(f"{'ok    ' if finding.exit is Exit.OK else 'FAILED'} {finding.part}: {finding.message}")
     raise typer.Exit(max(finding.exit for finding in found))
