@@ -13,7 +13,8 @@ from syncer.partner_central.errors import PartnerCentralError
 from syncer.settings import RunSettings
 from syncer.sqs import client as sqs
 from syncer.store import schema
-from syncer.store.engine import DatabaseError, described
+from syncer.store.engine import DatabaseError
+from syncer.store.fitness import fitness
 from syncer.variables import known_to, unknown, unusable
 
 
@@ -42,7 +43,7 @@ def settings(variables: Mapping[str, str], context: typer.Context) -> list[Findi
 
 async def findings(settings: RunSettings, database_url: str, queue_url: str | None) -> list[Finding]:
     """Try each part in turn; a part whose ground is missing is not tried. queue_url: None: none is used."""
-    found = [await _found("database", lambda: _database(database_url))]
+    found = [await _found("database", lambda: fitness(database_url))]
     if found[-1].exit is Exit.OK:
         found.append(await _schema(database_url))
     found.append(await _found("credentials", lambda: _credentials(settings)))
@@ -57,11 +58,6 @@ async def _found(part: str, attempt: Callable[[], Awaitable[str]]) -> Finding:
         return Finding(part, Exit.OK, await attempt())
     except (DatabaseError, PartnerCentralError, sqs.QueueError) as error:
         return Finding(part, exit_for(error) or Exit.LATER, str(error))
-
-
-async def _database(url: str) -> str:
-    await schema.current(url)
-    return described(url)
 
 
 async def _schema(url: str) -> Finding:

@@ -23,6 +23,7 @@ from syncer.options import (
     Catalog,
     Concurrency,
     DatabaseUrl,
+    DbAuth,
     DryRun,
     Json,
     MaxAttempts,
@@ -30,7 +31,7 @@ from syncer.options import (
     MaxRuntime,
     QueueUrl,
 )
-from syncer.settings import Input, RunSettings
+from syncer.settings import DatabaseAuth, Input, RunSettings
 
 app = typer.Typer(
     name="syncer",
@@ -104,6 +105,7 @@ def sync(
         ),
     ] = None,
     database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
     concurrency: Concurrency = 32,
@@ -156,7 +158,7 @@ def sync(
     from syncer import report
     from syncer.run import sync as sync_all
 
-    with database_at(database_url) as url:
+    with database_at(database_url, db_auth) as url:
         results = run_job(sync_all(settings, url), context)
     if json:
         typer.echo(report.as_json(results))
@@ -209,6 +211,7 @@ def work(
     dry_run: DryRun = False,
     allow_mass_removal: AllowMassRemoval = False,
     database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
     concurrency: Concurrency = 32,
@@ -249,7 +252,7 @@ def work(
         health_host=health_host,
         health_port=health_port,
     )
-    with database_at(database_url) as url:
+    with database_at(database_url, db_auth) as url:
         result = run_job(work_on(settings, url), context)
     if json:
         typer.echo(report.as_json([result]))
@@ -281,6 +284,7 @@ def enqueue(
         bool, typer.Option("--full", help="With --discover: all that is listed, changed or not.")
     ] = False,
     database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
     max_rate: MaxRate = None,
@@ -304,7 +308,7 @@ def enqueue(
         max_attempts=max_attempts,
         max_rate=max_rate,
     )
-    with database_at(database_url) if discover else nullcontext("") as url:
+    with database_at(database_url, db_auth) if discover else nullcontext("") as url:
         sent = run(put(settings, url))
     if json:
         typer.echo(sent.as_json())
@@ -321,6 +325,7 @@ def enqueue(
 @app.command()
 def status(
     database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
     max_age: Annotated[
         str | None,
         typer.Option(
@@ -338,7 +343,7 @@ def status(
 
     from syncer import status as telling
 
-    with database_at(database_url) as url:
+    with database_at(database_url, db_auth) as url:
         found = run(telling.status(url))
     if json:
         typer.echo(telling.as_json(found))

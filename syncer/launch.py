@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import typer
 
 from syncer.exits import Exit
+from syncer.settings import DatabaseAuth
 
 T = TypeVar("T")
 
@@ -20,10 +21,21 @@ class Refusal(Exception):
         self.exit_code = exit_code
 
 
-def database_at(url: str | None, *, migrated: bool = True) -> AbstractContextManager[str]:
-    """The database at `url`, or the embedded one: that is brought to this version's schema by itself."""
+def database_at(
+    url: str | None, auth: DatabaseAuth = DatabaseAuth.PASSWORD, *, migrated: bool = True
+) -> AbstractContextManager[str]:
+    """The database at `url`, or the embedded one: that is brought to this version's schema by itself.
+
+    auth: how to log in there.
+    """
     if url:
-        return nullcontext(url)
+        if auth is DatabaseAuth.PASSWORD:
+            return nullcontext(url)
+        from syncer.store.engine import with_auth
+
+        return nullcontext(with_auth(url, auth))
+    if auth is not DatabaseAuth.PASSWORD:
+        raise Refusal(Exit.NOT_SET_UP, f"--db-auth {auth} needs a database: set DATABASE_URL")
     from syncer.store.embedded import default_database
 
     database: AbstractContextManager[str] = default_database(migrated=migrated)

@@ -1,10 +1,10 @@
-"""What telemetry costs: CPU of `syncer sync FILE` without it, and with traces and metrics sent to a collector.
+"""What telemetry costs: CPU of `syncer sync FILE` without it, and with traces and metrics sent somewhere.
 
-    .venv/bin/python tests/benchmarks/telemetry.py [--ids 20000] [--rounds 5]
+    .venv/bin/python -m tests.benchmarks.telemetry [--ids 20000] [--rounds 5]
 
-Both take turns, so that whatever else the machine does meets both alike. Each run is a process of its own, into
-empty tables; its CPU (user and system, all of its threads) is the kernel's account of it. A run of one ID tells
-what the start costs; the rest is per ID.
+Both take turns, so that whatever else the machine does meets both alike. Each run is a process of its own,
+into empty tables; its CPU (user and system, of all threads) is the kernel's account of it. A run of one ID
+tells what the start costs; the rest is per ID.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from syncer.store.embedded import embedded
 from syncer.store.schema import migrate
 from tests.collector import Collector
 
-OFF: Mapping[str, str] = {}
 TABLES = (
     "connection, connection_type, participant, connection_type_history, sync_run, sync_failure, request_rate"
 )
@@ -41,7 +40,8 @@ async def cpu(folder: Path, size: int, variables: Mapping[str, str]) -> float:
     ids.write_text("".join(f"{identifier}\n" for identifier in Population(size, seed=1).identifiers()))
     process = subprocess.Popen(  # noqa: ASYNC220  (wait4 tells what it used)
         [sys.executable, "-m", "syncer", "sync", str(ids), "--json"],
-        env={name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | variables,
+        env={name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        | dict(variables),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -59,7 +59,8 @@ async def main(size: int, rounds: int) -> None:
     ):
         await migrate(database.url)
         simulator = subprocess.Popen(  # noqa: ASYNC220  (it answers while we wait)
-            [sys.executable, "-m", "syncer", "simulate", "--port", "0", "--seed", "1", "--connections", str(size)],
+            [sys.executable, "-m", "syncer", "simulate", "--port", "0", "--seed", "1",
+             "--connections", str(size)],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert simulator.stdout is not None
@@ -89,9 +90,7 @@ async def main(size: int, rounds: int) -> None:
         finally:
             simulator.terminate()
             simulator.wait()
-        print(
-            f"median of {rounds}: {statistics.median(ratios):.3f} x; {len(collector.traces)} requests with spans"
-        )
+        print(f"median: {statistics.median(ratios):.3f} x; {len(collector.traces)} requests with spans")
 
 
 if __name__ == "__main__":
