@@ -41,6 +41,7 @@ from syncer.store.lock import of_runs, of_worker, only_one
 from syncer.store.preview import Preview
 from syncer.store.rates import Rates
 from syncer.store.writer import PATIENCE, Scope, Writer
+from syncer.telemetry import RunTelemetry, Telemetry
 
 log = structlog.get_logger()
 
@@ -93,7 +94,8 @@ async def _nothing(_: Settlement) -> None:
 class AccountRun:
     """The parts of one run.
 
-    ledger: its books, for whoever shows its progress. upkeep: of a worker, of which this is one run.
+    ledger: its books, for whoever shows its progress. telemetry: the process's own. upkeep: of a worker, of
+    which this is one run.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class AccountRun:
         url: str,
         clock: Clock,
         stop: Stop,
+        telemetry: Telemetry,
         upkeep: Upkeep | None = None,
     ) -> None:
         self._settings = settings
@@ -117,16 +120,22 @@ class AccountRun:
         self.ledger = ledger = Ledger()
         self._upkeep = upkeep
         self._pacers = upkeep.pacers if upkeep else pacers(settings.max_rate)
+        self._telemetry = RunTelemetry(
+            telemetry, account_id=scope.account_id, catalog=scope.catalog, source=settings.input
+        )
         retrying = Retrying(settings.max_attempts, stop.sleep, self._retried)
         self._fetcher = Fetcher(
             api,
-            turns=Turns(self._pacers[GET], stop.sleep),
+            turns=Turns(self._pacers[GET], stop.sleep, called=telemetry.called(GET)),
             retrying=retrying,
             now=clock.now,
             calls=ledger.calls,
         )
         self._pages = Pages(
-            api, turns=Turns(self._pacers[LIST], stop.sleep), retrying=retrying, calls=ledger.calls
+            api,
+            turns=Turns(self._pacers[LIST], stop.sleep, called=telemetry.called(LIST)),
+            retrying=retrying,
+            calls=ledger.calls,
         )
         self._known = Known(engine, scope)
         committed = upkeep.committed if upkeep else _nothing
@@ -160,6 +169,12 @@ class AccountRun:
 
     async def alone(self, files: Files | None) -> Report:
         """Run, unless another run of the account and catalog is on. A dry run disturbs nobody."""
+        with self._telemetry.run():
+            report = await self._alone(files)
+            self._telemetry.ended(report.status, report.seconds)
+        return report
+
+    async def _alone(self, files: Files | None) -> Report:
         if self._settings.dry_run:
             return await self._through(await self._opened(files), self._preview.write)
 
@@ -181,6 +196,12 @@ class AccountRun:
 
     async def of_worker(self, source: Source) -> Report:
         """Run over what a worker has received. Many workers may be on at once."""
+        with self._telemetry.run():
+            report = await self._of_worker(source)
+            self._telemetry.ended(report.status, report.seconds)
+        return report
+
+    async def _of_worker(self, source: Source) -> Report:
         self._source = source
         if self._settings.dry_run:
             return await self._through(source, self._preview.write)
@@ -241,13 +262,16 @@ class AccountRun:
 
         async def explained(answers: Sequence[Answer]) -> None:
             try:
-                await write(answers)
+                with self._telemetry.batch(len(answers)):
+                    await write(answers)
             except (DBAPIError, OSError) as error:
                 raise meaning(error, self._url) from None
+            self._telemetry.tell(ledger, self._pacers)
 
+        fetch = self._telemetry.fetching(self._fetcher)
         self._pipeline = Pipeline(
             source=source,
-            fetch=self._upkeep.outlast(self._fetcher) if self._upkeep else self._fetcher,
+            fetch=self._upkeep.outlast(fetch) if self._upkeep else fetch,
             write=explained,
             ledger=ledger,
             stop=self._stop,
@@ -277,9 +301,12 @@ class AccountRun:
                         now=self._clock.now(),
                         seconds=seconds,
                     )
+                    if self._telemetry.wanted:
+                        self._telemetry.in_step(await runs.last_complete(self._engine, self._scope))
             except (DBAPIError, OSError, Stopped) as error:
                 if ending.exit in (Exit.OK, Exit.INCOMPLETE):
                     ending = Ending("aborted", Exit.LATER, str(meaning(error, self._url)))
+        self._telemetry.tell(self.ledger, self._pacers, over=True)
         report = self._report(ending, seconds)
         log.info(
             Event.RUN_FINISHED,

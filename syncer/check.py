@@ -1,16 +1,21 @@
 """Is everything there that a run needs: one finding per part, each with what to do about it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+
+import typer
 
 from syncer.endings import exit_for
 from syncer.exits import Exit
+from syncer.exporters import missing
 from syncer.partner_central import client
 from syncer.partner_central.errors import PartnerCentralError
 from syncer.settings import RunSettings
 from syncer.sqs import client as sqs
 from syncer.store import schema
-from syncer.store.engine import DatabaseError, described
+from syncer.store.engine import DatabaseError
+from syncer.store.fitness import fitness
+from syncer.variables import known_to, unknown, unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +27,23 @@ class Finding:
     message: str
 
 
+def settings(variables: Mapping[str, str], context: typer.Context) -> list[Finding]:
+    """What is wrong with the environment's variables, for whichever command. No value is repeated."""
+    wrong = [
+        f"{name}: no command knows it"
+        + (f"; is {nearest} meant?" if nearest else "; see syncer COMMAND --help")
+        for name, nearest in unknown(variables, known_to(context))
+    ] + [f"{name}: its value is not of the kind {kind}" for name, kind in unusable(variables, context)]
+    found = [Finding("settings", Exit.NOT_SET_UP, each) for each in wrong]
+    lacking = missing(variables)
+    if lacking:
+        found.append(Finding("telemetry", Exit.NOT_SET_UP, lacking))
+    return found
+
+
 async def findings(settings: RunSettings, database_url: str, queue_url: str | None) -> list[Finding]:
     """Try each part in turn; a part whose ground is missing is not tried. queue_url: None: none is used."""
-    found = [await _found("database", lambda: _database(database_url))]
+    found = [await _found("database", lambda: fitness(database_url))]
     if found[-1].exit is Exit.OK:
         found.append(await _schema(database_url))
     found.append(await _found("credentials", lambda: _credentials(settings)))
@@ -39,11 +58,6 @@ async def _found(part: str, attempt: Callable[[], Awaitable[str]]) -> Finding:
         return Finding(part, Exit.OK, await attempt())
     except (DatabaseError, PartnerCentralError, sqs.QueueError) as error:
         return Finding(part, exit_for(error) or Exit.LATER, str(error))
-
-
-async def _database(url: str) -> str:
-    await schema.current(url)
-    return described(url)
 
 
 async def _schema(url: str) -> Finding:

@@ -17,7 +17,7 @@ import typer
 
 from syncer import __version__, tools
 from syncer.exits import Exit
-from syncer.launch import Refusal, database_at, run
+from syncer.launch import Refusal, database_at, run, run_job
 from syncer.options import (
     AccountId,
     AllowFailures,
@@ -26,6 +26,7 @@ from syncer.options import (
     Catalog,
     Concurrency,
     DatabaseUrl,
+    DbAuth,
     DryRun,
     Json,
     MaxAttempts,
@@ -33,7 +34,7 @@ from syncer.options import (
     MaxRuntime,
     QueueUrl,
 )
-from syncer.settings import Input, RunSettings
+from syncer.settings import DatabaseAuth, Input, RunSettings
 
 app = typer.Typer(
     name="syncer",
@@ -58,6 +59,7 @@ def root(
 
 @app.command()
 def sync(
+    context: typer.Context,
     files: Annotated[
         list[str] | None,
         typer.Argument(
@@ -106,6 +108,7 @@ def sync(
         ),
     ] = None,
     database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
     concurrency: Concurrency = 32,
@@ -158,8 +161,8 @@ def sync(
     from syncer import report
     from syncer.run import sync as sync_all
 
-    with database_at(database_url) as url:
-        results = run(sync_all(settings, url))
+    with database_at(database_url, db_auth) as url:
+        results = run_job(sync_all(settings, url), context)
     if json:
         typer.echo(report.as_json(results))
     for result in results:
@@ -173,6 +176,7 @@ def sync(
 
 @app.command()
 def work(
+    context: typer.Context,
     queue_url: Annotated[
         str | None,
         typer.Argument(
@@ -210,6 +214,7 @@ def work(
     dry_run: DryRun = False,
     allow_mass_removal: AllowMassRemoval = False,
     database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
     concurrency: Concurrency = 32,
@@ -250,8 +255,8 @@ def work(
         health_host=health_host,
         health_port=health_port,
     )
-    with database_at(database_url) as url:
-        result = run(work_on(settings, url))
+    with database_at(database_url, db_auth) as url:
+        result = run_job(work_on(settings, url), context)
     if json:
         typer.echo(report.as_json([result]))
     else:
@@ -282,6 +287,7 @@ def enqueue(
         bool, typer.Option("--full", help="With --discover: all that is listed, changed or not.")
     ] = False,
     database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
     max_rate: MaxRate = None,
@@ -305,7 +311,7 @@ def enqueue(
         max_attempts=max_attempts,
         max_rate=max_rate,
     )
-    with database_at(database_url) if discover else nullcontext("") as url:
+    with database_at(database_url, db_auth) if discover else nullcontext("") as url:
         sent = run(put(settings, url))
     if json:
         typer.echo(sent.as_json())
@@ -322,6 +328,7 @@ def enqueue(
 @app.command()
 def status(
     database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
     max_age: Annotated[
         str | None,
         typer.Option(
@@ -339,7 +346,7 @@ def status(
 
     from syncer import status as telling
 
-    with database_at(database_url) as url:
+    with database_at(database_url, db_auth) as url:
         found = run(telling.status(url))
     if json:
         typer.echo(telling.as_json(found))

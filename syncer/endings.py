@@ -6,7 +6,13 @@ from syncer.partner_central.errors import Denied, PartnerCentralError
 from syncer.sources.formats import InputError
 from syncer.sqs.client import QueueDenied, QueueError, QueueMissing, QueueUnfit
 from syncer.store.embedded import EmbeddedUnavailable
-from syncer.store.engine import BadDatabaseUrl, DatabaseDenied, DatabaseError, DatabaseNotSetUp
+from syncer.store.engine import (
+    BadDatabaseUrl,
+    DatabaseDenied,
+    DatabaseError,
+    DatabaseNotSetUp,
+    DatabaseUntrusted,
+)
 
 # The first that fits counts.
 EXITS: tuple[tuple[type[Exception], Exit], ...] = (
@@ -14,6 +20,7 @@ EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (BadDatabaseUrl, Exit.NOT_SET_UP),
     (DatabaseNotSetUp, Exit.NOT_SET_UP),
     (DatabaseDenied, Exit.NOT_SET_UP),
+    (DatabaseUntrusted, Exit.NOT_SET_UP),
     (EmbeddedUnavailable, Exit.NOT_SET_UP),
     (DatabaseError, Exit.LATER),
     (Denied, Exit.DENIED),

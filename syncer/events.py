@@ -28,4 +28,7 @@ class Event(StrEnum):
     DELETE_FAILED = "delete_failed"
     RUN_STOPPING = "run_stopping"
     RUN_FINISHED = "run_finished"
+    TELEMETRY_OFF = "telemetry_off"
+    TELEMETRY_FAILING = "telemetry_failing"
+    UNKNOWN_VARIABLE = "unknown_variable"
     SIMULATOR_LISTENING = "simulator_listening"

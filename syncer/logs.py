@@ -13,7 +13,14 @@ from syncer.events import Event
 # `sync_failure`, and that is enough.
 MOST_PER_KIND = 100
 PER_ITEM = frozenset(
-    {Event.ITEM_INVALID, Event.ITEM_FAILED, Event.SCHEMA_DRIFT, Event.MESSAGE_IGNORED, Event.DELETE_FAILED}
+    {
+        Event.ITEM_INVALID,
+        Event.ITEM_FAILED,
+        Event.SCHEMA_DRIFT,
+        Event.MESSAGE_IGNORED,
+        Event.DELETE_FAILED,
+        Event.TELEMETRY_FAILING,
+    }
 )
 
 

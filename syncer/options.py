@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from syncer.settings import DatabaseAuth
+
 DATABASE_URL = ["SYNCER_DATABASE_URL", "DATABASE_URL"]
 
 DatabaseUrl = Annotated[
@@ -13,6 +15,14 @@ DatabaseUrl = Annotated[
         show_envvar=True,
         show_default=False,
         help="Postgres, as postgresql://user@host/database. Default: the embedded one, if it is installed.",
+    ),
+]
+DbAuth = Annotated[
+    DatabaseAuth,
+    typer.Option(
+        "--db-auth",
+        envvar="SYNCER_DB_AUTH",
+        help="How to log in to Postgres: by the URL's password, or for Amazon RDS by a token of IAM's.",
     ),
 ]
 AccountId = Annotated[

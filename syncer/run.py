@@ -22,6 +22,7 @@ from syncer.stopping import Stop, signals
 from syncer.store import runs
 from syncer.store.engine import DatabaseError, engine_for, meaning
 from syncer.store.writer import Scope
+from syncer.telemetry import Telemetry
 
 # The writer, the lock, and whoever asks something beside them.
 CONNECTIONS_PER_RUN = 3
@@ -40,7 +41,14 @@ async def sync(settings: RunSettings, database_url: str) -> list[Report]:
     try:
         with signals(stops):
             async with background(partial(show, progress)):
-                account = partial(_account, settings, engine=engine, url=database_url, progress=progress)
+                account = partial(
+                    _account,
+                    settings,
+                    engine=engine,
+                    url=database_url,
+                    progress=progress,
+                    telemetry=Telemetry(),
+                )
                 if not roles:
                     return [await account(client.own_session(), settings.account_id, stops[0])]
                 return await _side_by_side(settings, account, stops)
@@ -59,6 +67,7 @@ async def _account(
     engine: AsyncEngine,
     url: str,
     progress: list[AccountRun],
+    telemetry: Telemetry,
 ) -> Report:
     # The user's mistakes first: what is wrong with the input is known before anything is asked for.
     files = await open_files(settings.paths, settings.catalog) if settings.paths else None
@@ -66,7 +75,16 @@ async def _account(
     account_id = account_id or await client.account_of(session)
     scope = Scope(runs.new_id(clock.now()), account_id, settings.catalog)
     async with client.opened(session, catalog=settings.catalog, connections=settings.concurrency) as api:
-        run = AccountRun(settings, scope, api=api, engine=engine, url=url, clock=clock, stop=stop)
+        run = AccountRun(
+            settings,
+            scope,
+            api=api,
+            engine=engine,
+            url=url,
+            clock=clock,
+            stop=stop,
+            telemetry=telemetry,
+        )
         progress.append(run)
         return await run.alone(files)
 

@@ -14,6 +14,13 @@ class Input(StrEnum):
     QUEUE = "queue"
 
 
+class DatabaseAuth(StrEnum):
+    """How to log in to the database: with the URL's password, or with a token that IAM signs."""
+
+    PASSWORD = "password"  # noqa: S105  (it is a word)
+    IAM = "iam"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
     """How one run goes about its work.

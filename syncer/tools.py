@@ -9,18 +9,19 @@ import typer
 
 from syncer.exits import Exit
 from syncer.launch import Refusal, database_at, run
-from syncer.options import AccountId, Catalog, DatabaseUrl, QueueUrl
-from syncer.settings import RunSettings
+from syncer.options import AccountId, Catalog, DatabaseUrl, DbAuth, QueueUrl
+from syncer.settings import DatabaseAuth, RunSettings
 
 
 def migrate(
     database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
     check: Annotated[bool, typer.Option("--check", help="Only tell whether a migration is due.")] = False,
 ) -> None:
     """Bring the database's schema to this version."""
     from syncer.store import schema
 
-    with database_at(database_url, migrated=False) as url:
+    with database_at(database_url, db_auth, migrated=False) as url:
         if check:
             wrong = schema.difference(run(schema.current(url)))
             if wrong:
@@ -35,16 +36,21 @@ def migrate(
 
 
 def check(
+    context: typer.Context,
     database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
     account_id: AccountId = None,
     catalog: Catalog = "AWS",
     queue_url: QueueUrl = None,
 ) -> None:
     """Tell whether everything is there that a run needs: database, schema, credentials, API, queue."""
-    from syncer.check import findings
+    import os
 
-    with database_at(database_url) as url:
-        found = run(findings(RunSettings(account_id=account_id, catalog=catalog), url, queue_url))
+    from syncer.check import findings, settings
+
+    found = settings(os.environ, context)
+    with database_at(database_url, db_auth) as url:
+        found += run(findings(RunSettings(account_id=account_id, catalog=catalog), url, queue_url))
     for finding in found:
         typer.echo(f"{'ok    ' if finding.exit is Exit.OK else 'FAILED'} {finding.part}: {finding.message}")
     raise typer.Exit(max(finding.exit for finding in found))

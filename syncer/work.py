@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from math import inf
 
+import anyio
 import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -36,6 +37,7 @@ from syncer.store.engine import DatabaseError, DatabaseUnavailable, engine_for, 
 from syncer.store.known import Known
 from syncer.store.rates import Rates
 from syncer.store.writer import PATIENCE, Scope
+from syncer.telemetry import MESSAGE_AGE, MESSAGES, STATE, RunTelemetry, Telemetry
 
 # A run's row tells what a worker did in an hour at most.
 SHIFT = 3600.0
@@ -45,6 +47,8 @@ LEAST_VISIBILITY, MOST_VISIBILITY = 10, 300
 DATABASE_AGAIN = 5.0
 # The writer, the lock, the rates, and whoever asks something beside them.
 CONNECTIONS = 4
+# How often (seconds) the queue's depth and the last complete sync are asked for, if anybody wants to know.
+ASK_EVERY = 30.0
 # What a worker cannot go on after.
 FINAL = (Exit.DENIED, Exit.NOT_SET_UP, Exit.UNSOUND, Exit.USAGE)
 # Why nothing is received.
@@ -124,6 +128,7 @@ class _Worker:
         # Whoever asks here can do without the answer, and must not wait for it: see `_fetched_at`.
         self._known = Known(engine, self._scope, patience=0)
         self._pulse = Pulse()
+        self._telemetry = Telemetry()
         self._run: AccountRun | None = None
 
     @property
@@ -161,6 +166,7 @@ class _Worker:
             visibility=visibility,
             drain=settings.drain or run.dry_run,
             alive=self._pulse.beat,
+            aged=lambda seconds: self._telemetry.record(MESSAGE_AGE, max(seconds, 0.0), {}),
         )
         learned = pacers(run.max_rate)
         rates = nullcontext() if run.dry_run else shared(Rates(self._engine, self._scope), learned)
@@ -168,12 +174,32 @@ class _Worker:
             answering(self._pulse, settings.health_host, settings.health_port),
             background(partial(time_limit, run.max_runtime, self._stop)),
             background(partial(show, [self])),
+            background(partial(self._tell, queue)),
             rates,
             inbox.receiving(self._stop),
         ):
             report = await self._shifts(inbox, self._upkeep(inbox, learned))
         log.info(Event.WORKER_STOPPED, ignored=inbox.ignored, exit=int(report.exit))
         return report
+
+    async def _tell(self, queue: sqs.Queue) -> None:
+        """Let telemetry know, from time to time, what no run of ours tells."""
+        if not self._telemetry.metrics:
+            return
+        telling = RunTelemetry(
+            self._telemetry,
+            account_id=self._scope.account_id,
+            catalog=self._scope.catalog,
+            source=Input.QUEUE,
+        )
+        while True:
+            with suppress(sqs.QueueError):
+                depth = await queue.depth()
+                for state, messages in asdict(depth).items():
+                    self._telemetry.set(MESSAGES, messages, {STATE: state})
+            with suppress(DBAPIError, OSError):
+                telling.in_step(await runs.last_complete(self._engine, self._scope))
+            await anyio.sleep(ASK_EVERY)
 
     def _upkeep(self, inbox: Inbox, learned: Mapping[str, Pacer]) -> Upkeep:
         async def committed(settlement: Settlement) -> None:
@@ -230,6 +256,7 @@ class _Worker:
             url=self._url,
             clock=self._clock,
             stop=stop,
+            telemetry=self._telemetry,
             upkeep=upkeep,
         )
 

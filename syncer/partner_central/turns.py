@@ -4,6 +4,7 @@ Every call of an operation goes through here, and its answer is told to the pace
 """
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -25,12 +26,21 @@ class Turns:
     """The line of those who wait to call one operation.
 
     sleep: waits for a turn; it may raise to end the waiting when the run is stopping.
+    called: told of each call, how many seconds it took, and its error.
     """
 
-    def __init__(self, pacer: Pacer, sleep: Sleep, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        pacer: Pacer,
+        sleep: Sleep,
+        patience: float = PATIENCE,
+        *,
+        called: Callable[[float, PartnerCentralError | None], None] = lambda _seconds, _error: None,
+    ) -> None:
         self.pacer = pacer
         self._sleep = sleep
         self._patience = patience
+        self._called = called
         self._line = anyio.Lock(fast_acquire=True)
         self._served_at: float | None = None
 
@@ -49,19 +59,23 @@ class Turns:
         try:
             answer = await call()
         except Throttled as error:
+            self._called(time.monotonic() - asked, error)
             self._throttled(asked, error)
             raise
-        except Transient:
-            self.pacer.failed(time.monotonic(), asked)
+        except Transient as error:
+            now = time.monotonic()
+            self._called(now - asked, error)
+            self.pacer.failed(now, asked)
             raise
-        except PartnerCentralError:
-            self._served(asked)
+        except PartnerCentralError as error:
+            self._served(asked, error)
             raise
         self._served(asked)
         return answer
 
-    def _served(self, asked: float) -> None:
+    def _served(self, asked: float, error: PartnerCentralError | None = None) -> None:
         self._served_at = time.monotonic()
+        self._called(self._served_at - asked, error)
         self.pacer.served(self._served_at, asked)
 
     def _throttled(self, asked: float, error: Throttled) -> None:

@@ -74,6 +74,7 @@ class Inbox:
     slots: connections fetched at once; twice as many messages wait for their turn, at most.
     visibility: seconds. drain: end when the queue is empty.
     alive: called when there is progress, or nothing to do.
+    aged: told of each message that is settled for good, how many seconds after it was sent.
     ignored: messages about something else. failure: of the queue, when that ends the draining.
     """
 
@@ -89,6 +90,7 @@ class Inbox:
         visibility: int,
         drain: bool,
         alive: Callable[[], None],
+        aged: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self.holding = holding
         self._now = now
@@ -103,6 +105,7 @@ class Inbox:
         self._visibility = visibility
         self._drain = drain
         self._alive = alive
+        self._aged = aged
         self._stop = Stop()
         self._over = False
         self._polling = 0
@@ -150,6 +153,7 @@ class Inbox:
         for message, seconds in self.holding.settle(settled):
             if seconds is None:
                 self._to_delete.append((message, 0))
+                self._aged((self._now() - message.sent_at).total_seconds())
             else:
                 self._to_hide.append((message, seconds))
         self._alive()

@@ -4,12 +4,27 @@ The driver is psycopg 3: set-wise statements are as quick with it as with asyncp
 PgBouncer in transaction mode and with cancellation.
 """
 
+import os
+from typing import Any
+
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlalchemy.util import await_only
+
+from syncer.rds import NoToken, tokens
+from syncer.settings import DatabaseAuth
 
 CONNECT_TIMEOUT = 10
+PORT = 5432
+# In a URL, beside what libpq knows: how to log in. So that a URL says all that a connection needs.
+AUTH = "syncer_auth"
+# A token is as good as a password: only these keep it from whoever listens, and only the last from whoever
+# answers in the server's place.
+ENCRYPTED = ("require", "verify-ca", "verify-full")
+RDS_BUNDLE = "https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem"
 
 
 class DatabaseError(Exception):
@@ -26,6 +41,10 @@ class DatabaseUnavailable(DatabaseError):
 
 class DatabaseDenied(DatabaseError):
     """Wrong credentials or missing rights."""
+
+
+class DatabaseUntrusted(DatabaseError):
+    """The server does not prove that it is the one that is meant, or does not encrypt."""
 
 
 class DatabaseNotSetUp(DatabaseError):
@@ -45,7 +64,26 @@ def sqlalchemy_url(url: str) -> URL:
         raise BadDatabaseUrl(
             f"DATABASE_URL begins with {parsed.drivername}://, but syncer needs Postgres: postgresql://…"
         )
-    return parsed.set(drivername="postgresql+psycopg")
+    if parsed.host and "@" in parsed.host:
+        # What stands before it belongs to a password: the host must not be shown to anybody.
+        raise BadDatabaseUrl("DATABASE_URL has an @ in its user or password: write it as %40")
+    return parsed.set(drivername="postgresql+psycopg").difference_update_query([AUTH])
+
+
+def with_auth(url: str, auth: DatabaseAuth) -> str:
+    """`url`, for connections that log in like this. Raises `BadDatabaseUrl` where that cannot be."""
+    if auth is DatabaseAuth.PASSWORD:
+        return url
+    parsed = sqlalchemy_url(url)
+    if not parsed.host or not parsed.username or "," in parsed.host:
+        raise BadDatabaseUrl("--db-auth iam: DATABASE_URL has to name one host and a user")
+    if parsed.password:
+        raise BadDatabaseUrl("--db-auth iam makes its own password: leave the one in DATABASE_URL away")
+    mode = parsed.query.get("sslmode") or os.environ.get("PGSSLMODE") or ENCRYPTED[-1]
+    if mode not in ENCRYPTED:
+        raise BadDatabaseUrl(f"--db-auth iam sends a token over the wire: sslmode={ENCRYPTED[-1]}, please")
+    parsed = parsed.update_query_dict({"sslmode": mode, AUTH: auth})
+    return parsed.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def described(url: str) -> str:
@@ -57,14 +95,17 @@ def described(url: str) -> str:
 
 
 def engine_for(url: str, connections: int = 3) -> AsyncEngine:
-    """An engine for `url` with up to `connections`; it connects when first used.
+    """An engine for `url` with up to `connections`; it connects when first used. 0: one for each use.
 
     Raises `BadDatabaseUrl`.
     """
+    parsed = sqlalchemy_url(url)
+    pool: dict[str, Any] = (
+        {"pool_size": connections, "max_overflow": 1} if connections else {"poolclass": NullPool}
+    )
     engine = create_async_engine(
-        sqlalchemy_url(url),
-        pool_size=connections,
-        max_overflow=1,
+        parsed,
+        **pool,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT,
             # Prepared statements outlive a transaction, which PgBouncer in transaction mode does not.
@@ -78,6 +119,13 @@ def engine_for(url: str, connections: int = 3) -> AsyncEngine:
         },
     )
     event.listen(engine.sync_engine, "handle_error", _leave_read_only)
+    if make_url(url).query.get(AUTH) == DatabaseAuth.IAM:
+        token = tokens(parsed.host or "", parsed.port or PORT, parsed.username or "")
+
+        @event.listens_for(engine.sync_engine, "do_connect")
+        def log_in(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
+            parameters["password"] = await_only(token())
+
     return engine
 
 
@@ -131,6 +179,8 @@ def violated(error: BaseException) -> str | None:
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same transaction may well succeed on a fresh connection: lost, deadlock, failover."""
+    if isinstance(error, NoToken):
+        return False
     if isinstance(error, OSError | TimeoutError):
         return True
     if not isinstance(error, DBAPIError):
@@ -159,8 +209,19 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
     where = described(url)
     code = sqlstate(error)
     words = _words(error)
+    if words == "no such option":
+        return BadDatabaseUrl(f"{where}: DATABASE_URL has a parameter that does not exist ({_named(error)})")
+    if words == "untrusted":
+        return DatabaseUntrusted(f"{where}: {_named(error)}: {_remedy(str(error))}")
+    if isinstance(error, NoToken):
+        return DatabaseDenied(f"{where}: {error}")
     if (code and (code in DENIED or code.startswith(DENIED_CLASSES))) or words == "denied":
-        return DatabaseDenied(f"{where}: not allowed ({_named(error)}): check user, password and rights")
+        remedy = "check user, password and rights"
+        if make_url(url).query.get(AUTH) == DatabaseAuth.IAM:
+            remedy = "may the AWS role rds-db:connect as this user, and has the user the role rds_iam?"
+        elif "no encryption" in str(error):
+            remedy = f"the server wants TLS: add ?sslmode={ENCRYPTED[-1]} to DATABASE_URL"
+        return DatabaseDenied(f"{where}: not allowed ({_named(error)}): {remedy}")
     if code in NOT_SET_UP or words == "not set up":
         return DatabaseNotSetUp(
             f"{where}: not set up ({_named(error)}): run `syncer migrate`, or check the name"
@@ -168,9 +229,28 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
     return DatabaseUnavailable(f"{where}: not available now ({_named(error)})")
 
 
+# What libpq and OpenSSL say about a server that they do not trust, and what there is to be done.
+UNTRUSTED = {
+    "root certificate file": "name a file with the CA: sslrootcert=… in DATABASE_URL, or PGSSLROOTCERT; "
+    f"of RDS: {RDS_BUNDLE}",
+    "certificate verify failed": "sslrootcert, or PGSSLROOTCERT, is not this server's CA: take its own; "
+    f"of RDS: {RDS_BUNDLE}",
+    "does not match host name": "the certificate is another server's: connect by a name that it has",
+    "server does not support SSL": "switch TLS on at the server; sslmode=prefer does without it",
+}
+
+
+def _remedy(text: str) -> str:
+    return next(remedy for said, remedy in UNTRUSTED.items() if said in text)
+
+
 def _words(error: BaseException) -> str | None:
     """What libpq tells only in words when a connection cannot be made (it passes no SQLSTATE on)."""
     text = str(error.orig if isinstance(error, DBAPIError) else error)
+    if "invalid connection option" in text or "invalid sslmode value" in text:
+        return "no such option"
+    if any(each in text for each in UNTRUSTED):
+        return "untrusted"
     if "authentication failed" in text or "no password supplied" in text or "no pg_hba.conf entry" in text:
         return "denied"
     if ("role " in text or "database " in text) and "does not exist" in text:

@@ -91,6 +91,13 @@ async def last_full(engine: AsyncEngine, scope: Scope) -> datetime | None:
     return finished_at
 
 
+async def last_complete(engine: AsyncEngine, scope: Scope) -> float | None:
+    """When a sync from the listing last left everything in step, in seconds since 1970."""
+    async with engine.connect() as connection:
+        finished_at: datetime | None = await connection.scalar(statements.LAST_COMPLETE, scope.keys)
+    return None if finished_at is None else finished_at.timestamp()
+
+
 async def finish(
     engine: AsyncEngine, scope: Scope, ledger: Ledger, *, status: str, now: datetime, seconds: float
 ) -> None:

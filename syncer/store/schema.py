@@ -4,10 +4,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from syncer.store.engine import DatabaseNotSetUp, described, meaning, sqlalchemy_url, sqlstate
+from syncer.store.engine import DatabaseNotSetUp, described, engine_for, meaning, sqlstate
 
 # The newest migration. Written down so that a run need not load Alembic to compare; a test compares the two.
 VERSION = "0005"
@@ -52,7 +51,7 @@ def difference(found: str | None) -> str | None:
 
 async def current(url: str) -> str | None:
     """The version of the schema of the database at `url`. Raises `DatabaseError`."""
-    engine = create_async_engine(sqlalchemy_url(url), poolclass=NullPool)
+    engine = engine_for(url, connections=0)
     try:
         async with engine.connect() as connection:
             return await version(connection)
@@ -67,7 +66,7 @@ async def migrate(url: str) -> tuple[str | None, str]:
 
     Raises `DatabaseError`; when the schema is newer than this program, without touching it.
     """
-    engine = create_async_engine(sqlalchemy_url(url), poolclass=NullPool)
+    engine = engine_for(url, connections=0)
     try:
         async with engine.connect() as connection:
             before = await version(connection)

@@ -217,6 +217,13 @@ LATEST_OVER = text("""
     LIMIT 1
 """)
 
+# A run that only found everything as it was has left it in step too.
+LAST_COMPLETE = text("""
+    SELECT max(finished_at)
+    FROM sync_run
+    WHERE account_id = :account_id AND catalog = :catalog AND source = 'listing' AND status = 'succeeded'
+""")
+
 LAST_FULL = text("""
     SELECT finished_at
     FROM sync_run

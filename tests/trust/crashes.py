@@ -153,7 +153,9 @@ class Life:
 
     def will(self, point: str) -> bool:
         """Whether this life is to end at `point`, and now."""
-        return self.kill is not None and self.kill.point == point and self.passed[point] + 1 == self.kill.number
+        return (
+            self.kill is not None and self.kill.point == point and self.passed[point] + 1 == self.kill.number
+        )
 
     async def passing(self, name: str) -> None:
         """Something passes by. Raises `Gone` when it must not, because the process is dead."""
@@ -309,7 +311,9 @@ class Trial:
         (self.folder / "ids.txt").write_text("\n".join(self.input) + "\n")
         kills = self._kills(WRITING)
         while True:
-            life = await self._live(["sync", "ids.txt", "--resume", "--json", *self.arguments], next(kills, None))
+            life = await self._live(
+                ["sync", "ids.txt", "--resume", "--json", *self.arguments], next(kills, None)
+            )
             ledger.assert_sound(self.database, self.told)
             ledger.assert_checkpoint(self.database, self.told, self.input)
             await self._quiet()
@@ -332,7 +336,9 @@ class Trial:
             bodies[:6] = [json.dumps(some)]
         for body in bodies:
             self._send(body)
-        workers = [self._worker([*self._kills(WRITING | QUEUEING)]) for _ in range(self.dice.choice((1, 1, 2)))]
+        workers = [
+            self._worker([*self._kills(WRITING | QUEUEING)]) for _ in range(self.dice.choice((1, 1, 2)))
+        ]
         await asyncio.gather(*workers)
         # What a worker that died last has left behind.
         while self.queue.depth != (0, 0):
@@ -393,7 +399,9 @@ class Trial:
         self.log.append(f"{' '.join(arguments)}: {kill}, exit {life.running.exit}, {life.running.stderr}")
         return life
 
-    async def _answer(self, life: Life, operation: str, request: dict[str, Any]) -> web.Response | dict[str, Any] | None:
+    async def _answer(
+        self, life: Life, operation: str, request: dict[str, Any]
+    ) -> web.Response | dict[str, Any] | None:
         if operation != GET:
             return None
         try:
@@ -417,10 +425,14 @@ class Trial:
         return answer
 
     def _is_stored(self, answer: ledger.Answer | None) -> bool:
-        return answer is not None and self.database.execute(
-            "SELECT FROM connection WHERE id = %s AND updated_at = %s AND removed_at IS NULL",
-            (answer["Id"], ledger.moment(answer)),
-        ).fetchone() is not None
+        return (
+            answer is not None
+            and self.database.execute(
+                "SELECT FROM connection WHERE id = %s AND updated_at = %s AND removed_at IS NULL",
+                (answer["Id"], ledger.moment(answer)),
+            ).fetchone()
+            is not None
+        )
 
     def _change(self) -> None:
         """One of the connections changes; an event tells of it, where there is a queue."""
@@ -499,7 +511,10 @@ def _identifiers(body: str) -> list[str]:
 async def _connected(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to the Postgres at `url`, for the proxy."""
     parsed = make_url(url)
-    host, port = str(parsed.query.get("host") or parsed.host), int(str(parsed.query.get("port") or parsed.port or 5432))
+    host, port = (
+        str(parsed.query.get("host") or parsed.host),
+        int(str(parsed.query.get("port") or parsed.port or 5432)),
+    )
     if host.startswith("/"):
         return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
     return await asyncio.open_connection(host, port)

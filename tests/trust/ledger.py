@@ -216,7 +216,9 @@ def assert_tables(database: Connection[Any], told: Told) -> None:
         types_told = type_rows(newest)
         live = {name: row[:-1] for name, row in types[identifier].items() if row[-1] is None}
         assert live == {name: row[:-1] for name, row in types_told.items()}, identifier
-        former = {(name, row[:-1]) for answer in told.found(identifier) for name, row in type_rows(answer).items()}
+        former = {
+            (name, row[:-1]) for answer in told.found(identifier) for name, row in type_rows(answer).items()
+        }
         for name, row in types[identifier].items():
             assert (name, row[:-1]) in former, f"{identifier} {name} was never told"
     _assert_participants(database, told)
@@ -238,7 +240,9 @@ def _assert_participants(database: Connection[Any], told: Told) -> None:
                     least[key] = max(least.get(key, claim), claim, key=lambda each: each[:2])
     stored = {
         (kind, id): tuple(claim)
-        for kind, id, *claim in _rows(database, "SELECT kind, id, updated_at, connection_id, name FROM participant")
+        for kind, id, *claim in _rows(
+            database, "SELECT kind, id, updated_at, connection_id, name FROM participant"
+        )
     }
     for key, claim in stored.items():
         assert claim in made[key], f"{key} is named by nobody"
@@ -298,7 +302,9 @@ def assert_history(database: Connection[Any], told: Told) -> None:
         for version in each:
             *row, removed_at = version
             if removed_at is None:
-                assert tuple(row) in rows[at:], f"{identifier} {name} has a version that was not told, or late"
+                assert tuple(row) in rows[at:], (
+                    f"{identifier} {name} has a version that was not told, or late"
+                )
                 at = rows.index(tuple(row), at)
 
 

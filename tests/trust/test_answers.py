@@ -39,7 +39,9 @@ from syncer.store.writer import Scope, Writer
 from tests.conftest import database_on
 from tests.trust import ledger
 
-SHAPES: dict[str, Any] = json.loads((client.MODEL / client.SERVICE / "2025-04-04" / "service-2.json").read_text())["shapes"]
+SHAPES: dict[str, Any] = json.loads(
+    (client.MODEL / client.SERVICE / "2025-04-04" / "service-2.json").read_text()
+)["shapes"]
 ANSWER = "GetConnectionResponse"
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -60,11 +62,15 @@ def conforming(name: str) -> st.SearchStrategy[Any]:
         case "timestamp":
             return TIMES.map(datetime.isoformat)
         case "map":
-            keys = st.sampled_from(["SUBSIDIARY", "OPPORTUNITY_COLLABORATION"]) | conforming(shape["key"]["shape"])
+            keys = st.sampled_from(["SUBSIDIARY", "OPPORTUNITY_COLLABORATION"]) | conforming(
+                shape["key"]["shape"]
+            )
             return st.dictionaries(keys, conforming(shape["value"]["shape"]), min_size=1, max_size=3)
         case "structure" if shape.get("union"):
             return st.one_of(
-                st.fixed_dictionaries({member: conforming(each["shape"])}, optional={"__type": st.just(member)})
+                st.fixed_dictionaries(
+                    {member: conforming(each["shape"])}, optional={"__type": st.just(member)}
+                )
                 for member, each in shape["members"].items()
             )
         case "structure":
@@ -96,7 +102,9 @@ def mangled(draw: st.DrawFn) -> Any:
             case "less" if key:
                 del place[key]
             case "more" if isinstance(place[key], dict):
-                name = draw(st.sampled_from(["Account", "Guild", "__type", "CanceledAt"]) | st.text(max_size=9))
+                name = draw(
+                    st.sampled_from(["Account", "Guild", "__type", "CanceledAt"]) | st.text(max_size=9)
+                )
                 place[key][name] = draw(ODD)
             case _:
                 place[key] = draw(ODD)
@@ -180,7 +188,8 @@ class Way:
         columns = ", ".join(ledger.DETAIL)
         with psycopg.connect(self.url) as database:
             row = database.execute(
-                "SELECT arn, other_participant_account_id, updated_at FROM connection WHERE id = %s", [identifier]
+                "SELECT arn, other_participant_account_id, updated_at FROM connection WHERE id = %s",
+                [identifier],
             ).fetchone()
             types = database.execute(
                 f"""SELECT type, {columns}, participant_name FROM connection_type_history
@@ -191,9 +200,10 @@ class Way:
 
     def failure(self, identifier: str) -> bool:
         with psycopg.connect(self.url) as database:
-            return database.execute(
-                "SELECT FROM sync_failure WHERE identifier = %s", [identifier]
-            ).fetchone() is not None
+            return (
+                database.execute("SELECT FROM sync_failure WHERE identifier = %s", [identifier]).fetchone()
+                is not None
+            )
 
     def close(self) -> None:
         async def close() -> None:
@@ -225,9 +235,7 @@ def rows(answer: Any) -> tuple[tuple[Any, ...], dict[str, tuple[Any, ...]]]:
     plain = copy.deepcopy(answer)
     for detail in plain["ConnectionTypes"].values():
         detail["OtherParticipant"].pop("__type", None)
-    types = {
-        storable(name): tuple(map(storable, row)) for name, row in ledger.type_rows(plain).items()
-    }
+    types = {storable(name): tuple(map(storable, row)) for name, row in ledger.type_rows(plain).items()}
     return tuple(map(storable, ledger.connection_row(plain))), types
 
 
@@ -268,4 +276,3 @@ def test_no_body_trips_it(way: Way, bodies: Sequence[bytes]) -> None:
     for identifier, one in zip(wanted, way.go(wanted), strict=True):
         assert isinstance(one, Failure), one
         assert way.failure(identifier)
-

@@ -160,7 +160,9 @@ class Worker(RuleBasedStateMachine):
         if not state:
             self.back.append(Missing(item, asked_at))
             return
-        each = ConnectionType("SUBSIDIARY", f"S{state}", T0, None, None, None, None, "Account", "p", f"N{state}")
+        each = ConnectionType(
+            "SUBSIDIARY", f"S{state}", T0, None, None, None, None, "Account", "p", f"N{state}"
+        )
         connection = Connection(item.identifier, f"arn:{state}", "0" * 12, at(state), (each,))
         self.back.append(Found(item, asked_at, connection))
 
