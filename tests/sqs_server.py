@@ -18,7 +18,6 @@ from typing import Any
 import anyio
 from aiohttp import web
 
-
 # Told of an operation and its request before it is carried out, and of its answer too before that is sent.
 Watch = Callable[[str, dict[str, Any], dict[str, Any] | None], Awaitable[None]]
 
