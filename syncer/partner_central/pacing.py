@@ -8,6 +8,7 @@ The service hands out calls from a bucket of unknown rate and depth. The method:
    is promised ahead: whoever waits asks again, and one throttled call re-times everybody.
 2. *Look.* Until the first throttled call the rate doubles every round trip, as in TCP's slow start. The
    bucket was full, so the calls served by then are its depth plus quota times time: a first estimate.
+   Where earlier runs were never throttled, the rate starts at half of what they were served.
 3. *Measure.* At a throttled call the service's bucket is empty. Between two of them, what was served is what
    flowed in, to within a call: served / time bounds the quota from both sides, the tighter the longer the
    time. An estimate within the bounds stays, another moves between them.
@@ -22,7 +23,7 @@ The service hands out calls from a bucket of unknown rate and depth. The method:
 import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 START = 5.0  # calls/s; what the slowest sibling of this API allows
 SLOWEST = 0.5  # calls/s; so that a quota which comes back is noticed within seconds
@@ -155,13 +156,17 @@ class Learner:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One worker's part of what all know: the curve around the estimate, scaled to that part."""
+    """One worker's part of what all know: the curve around the estimate, scaled to that part.
+
+    looking: nobody knows the quota. Instead of one, `quota` is a rate to start looking from.
+    """
 
     quota: float
     unsure: float
     interval: float
     risen: float
     peers: int
+    looking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +295,10 @@ class Pacer:
         """Go by `share` from here on; learning goes on from it for as long as no other share comes."""
         self._count(now)
         learner = self._learner
+        if share.looking:
+            if learner.mark is None and learner.quota is None:
+                learner.rate = max(learner.rate, share.quota)
+            return
         # What was served under another share counts as if it had been under this one.
         learner.served *= share.quota / learner.quota if learner.quota else 0.0
         learner.quota, learner.unsure, learner.gain = share.quota, share.unsure, 0.0
@@ -342,12 +351,14 @@ class Row(TypedDict):
     """What the workers of one account, catalog and operation share. JSON-able, small.
 
     learner: the one `Learner` of all, as a dict; None while nobody knows. Its quota is what the next run
-    starts from. seen: when anybody last came.
+    starts from. seen: when anybody last came. served: the most calls/s that all were served together, while
+    nobody knows the quota.
     """
 
     learner: dict[str, Any] | None
     seen: float
     leases: dict[str, Lease]
+    served: NotRequired[float]
 
 
 def exchange(row: Row | None, report: Report, now: float) -> tuple[Row, Share | None]:
@@ -368,8 +379,14 @@ def exchange(row: Row | None, report: Report, now: float) -> tuple[Row, Share | 
         learner = _joined(learner, report.quota, now, alone=not any(o["part"] for o in others.values()))
     elif learner is not None and fresh:
         _learn(learner, report, pace, others, now)
-    if learner is None or report.leaving:
+    served = row.get("served", 0.0)
+    if report.throttled is None:
+        served = max(served, pace + sum(other["pace"] for other in others.values()))
+    if report.leaving:
         part, share = 0.0, None
+    elif learner is None:
+        # Half of it: a deep bucket may have served more than its quota for a while.
+        part, share = 0.0, _start(served / 2 / (len(others) + 1), len(others) + 1)
     else:
         wants = [math.inf if other["want"] is None else other["want"] for other in others.values()]
         fair = _fair(learner.rate, math.inf if report.want is None else report.want, wants) / learner.rate
@@ -377,7 +394,9 @@ def exchange(row: Row | None, report: Report, now: float) -> tuple[Row, Share | 
         share = _part(learner, part, len(others) + 1)
     if not report.leaving:
         others[report.worker] = Lease(part=part, pace=pace, want=report.want, seen=now)
-    return Row(learner=None if learner is None else asdict(learner), seen=now, leases=others), share
+    if learner is None:
+        return Row(learner=None, seen=now, leases=others, served=served), share
+    return Row(learner=asdict(learner), seen=now, leases=others), share
 
 
 def _living(row: Row, now: float) -> dict[str, Lease]:
@@ -424,6 +443,10 @@ def _learn(learner: Learner, report: Report, pace: float, others: dict[str, Leas
             learner.served += report.served
     if report.want is None or report.served >= report.want:
         learner.rise(now, report.served)
+
+
+def _start(rate: float, peers: int) -> Share | None:
+    return None if rate <= START else Share(rate, LEAST_SURE, SHORTEST, 0.0, peers, looking=True)
 
 
 def _part(learner: Learner, part: float, peers: int) -> Share:
