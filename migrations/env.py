@@ -5,12 +5,12 @@
 
 import os
 
+import psycopg
 from alembic import context
 from sqlalchemy import Connection, create_engine, text
 from sqlmodel import SQLModel
 
 from syncer.store import tables  # noqa: F401  (so that SQLModel knows the tables)
-from syncer.store.engine import sqlalchemy_url
 
 # Any number, as long as nobody else takes it: two migrations at once wait for each other.
 MIGRATING = 7_232_069_001
@@ -28,5 +28,6 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    with create_engine(sqlalchemy_url(os.environ["DATABASE_URL"])).connect() as own:
+    url = os.environ["DATABASE_URL"]
+    with create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url)).connect() as own:
         run(own)

@@ -7,9 +7,8 @@ from math import inf
 from typing import Protocol
 
 import anyio
+import psycopg
 import structlog
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from syncer.answers import Answer
 from syncer.background import background
@@ -35,9 +34,10 @@ from syncer.sources.files import Files, digest
 from syncer.sources.listing import Listing
 from syncer.stopping import Ending, Stop, Stopped, time_limit
 from syncer.store import runs
-from syncer.store.engine import meaning
+from syncer.store.database import meaning
 from syncer.store.known import Known
 from syncer.store.lock import of_runs, of_worker, only_one
+from syncer.store.pool import Pool
 from syncer.store.preview import Preview
 from syncer.store.rates import Rates
 from syncer.store.writer import PATIENCE, Scope, Writer
@@ -104,8 +104,7 @@ class AccountRun:
         scope: Scope,
         *,
         api: PartnerCentral,
-        engine: AsyncEngine,
-        url: str,
+        pool: Pool,
         clock: Clock,
         stop: Stop,
         telemetry: Telemetry,
@@ -113,8 +112,7 @@ class AccountRun:
     ) -> None:
         self._settings = settings
         self._scope = scope
-        self._engine = engine
-        self._url = url
+        self._pool = pool
         self._clock = clock
         self._stop = stop
         self.ledger = ledger = Ledger()
@@ -137,10 +135,10 @@ class AccountRun:
             retrying=retrying,
             calls=ledger.calls,
         )
-        self._known = Known(engine, scope)
+        self._known = Known(pool, scope)
         committed = upkeep.committed if upkeep else _nothing
         self._writer = Writer(
-            engine,
+            pool,
             scope,
             ledger,
             now=clock.now,
@@ -150,7 +148,7 @@ class AccountRun:
         )
         self._source: Source | None = None
         self._pipeline: Pipeline | None = None
-        self._preview = Preview(engine, scope, ledger, committed)
+        self._preview = Preview(pool, scope, ledger, committed)
 
     def expected(self) -> int | None:
         """How many items there will be in all, as far as that is known by now."""
@@ -183,15 +181,13 @@ class AccountRun:
                 Ending("interrupted", Exit.LATER, "another run took over while the database was away")
             )
 
-        async with only_one(
-            self._engine, of_runs(self._scope.account_id, self._scope.catalog), lost
-        ) as alone:
+        async with only_one(self._pool, of_runs(self._scope.account_id, self._scope.catalog), lost) as alone:
             if not alone:
                 return self._report(
                     Ending("locked", Exit.OK, "another run of the same account and catalog is on")
                 )
             source = await self._opened(files)
-            async with shared(Rates(self._engine, self._scope), self._pacers):
+            async with shared(Rates(self._pool, self._scope), self._pacers):
                 return await self._through(source, self._writer.write)
 
     async def of_worker(self, source: Source) -> Report:
@@ -205,7 +201,7 @@ class AccountRun:
         self._source = source
         if self._settings.dry_run:
             return await self._through(source, self._preview.write)
-        async with only_one(self._engine, of_worker(self._scope.run_id), lambda: None):
+        async with only_one(self._pool, of_worker(self._scope.run_id), lambda: None):
             await self._begin(runs.Beginning(Input.QUEUE, self._clock.now(), input=source.describe()))
             return await self._through(source, self._writer.write)
 
@@ -217,7 +213,7 @@ class AccountRun:
         if files is not None:
             names, content = " ".join(settings.paths), await digest(settings.paths)
             if settings.resume:
-                earlier = await runs.latest_over(self._engine, self._scope, names, content or "")
+                earlier = await runs.latest_over(self._pool, self._scope, names, content or "")
                 files.skip_below = position_to_resume(earlier, content)
             beginning = replace(beginning, input=names, input_digest=content)
             source = files
@@ -239,7 +235,7 @@ class AccountRun:
         return source
 
     async def _begin(self, beginning: runs.Beginning, skipping: int = 0) -> None:
-        await runs.start(self._engine, self._scope, beginning)
+        await runs.start(self._pool, self._scope, beginning)
         log.info(
             Event.RUN_STARTED,
             run_id=self._scope.run_id,
@@ -254,7 +250,7 @@ class AccountRun:
         """Whether everything is to be fetched: because it was asked for, or because it is time again."""
         if self._settings.full or self._settings.full_every is None:
             return self._settings.full
-        last = await runs.last_full(self._engine, self._scope)
+        last = await runs.last_full(self._pool, self._scope)
         return last is None or self._clock.now() - last >= self._settings.full_every
 
     async def _through(self, source: Source, write: Callable[[Sequence[Answer]], Awaitable[None]]) -> Report:
@@ -264,8 +260,8 @@ class AccountRun:
             try:
                 with self._telemetry.batch(len(answers)):
                     await write(answers)
-            except (DBAPIError, OSError) as error:
-                raise meaning(error, self._url) from None
+            except (psycopg.Error, OSError) as error:
+                raise meaning(error, self._pool.url) from None
             self._telemetry.tell(ledger, self._pacers)
 
         fetch = self._telemetry.fetching(self._fetcher)
@@ -294,7 +290,7 @@ class AccountRun:
                 # A run that has to end does not wait for a database that is silent.
                 with anyio.fail_after(CLOSING if self._stop.asked else None):
                     await runs.finish(
-                        self._engine,
+                        self._pool,
                         self._scope,
                         self.ledger,
                         status=ending.status,
@@ -302,10 +298,10 @@ class AccountRun:
                         seconds=seconds,
                     )
                     if self._telemetry.wanted:
-                        self._telemetry.in_step(await runs.last_complete(self._engine, self._scope))
-            except (DBAPIError, OSError, Stopped) as error:
+                        self._telemetry.in_step(await runs.last_complete(self._pool, self._scope))
+            except (psycopg.Error, OSError, Stopped) as error:
                 if ending.exit in (Exit.OK, Exit.INCOMPLETE):
-                    ending = Ending("aborted", Exit.LATER, str(meaning(error, self._url)))
+                    ending = Ending("aborted", Exit.LATER, str(meaning(error, self._pool.url)))
         self._telemetry.tell(self.ledger, self._pacers, over=True)
         report = self._report(ending, seconds)
         log.info(

@@ -13,7 +13,7 @@ from syncer.partner_central.errors import PartnerCentralError
 from syncer.settings import RunSettings
 from syncer.sqs import client as sqs
 from syncer.store import schema
-from syncer.store.engine import DatabaseError
+from syncer.store.database import DatabaseError
 from syncer.store.fitness import fitness
 from syncer.variables import known_to, unknown, unusable
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import text
 
 from syncer import report
 from syncer.partner_central.population import OWN_ACCOUNT, Population
 from syncer.partner_central.simulator import Faults, Simulator
 from syncer.run import sync
 from syncer.settings import Input, RunSettings
-from syncer.store.engine import engine_for
+from syncer.store.pool import Pool, scalar
 
 CONNECTIONS = 1000
 SEED = 2026
@@ -81,16 +80,13 @@ async def demonstrate(database_url: str, psql: str, *, keep: bool) -> report.Rep
 
 
 async def _show(database_url: str, console: Console) -> None:
-    engine = engine_for(database_url)
-    try:
-        async with engine.connect() as connection:
-            for name, query in TABLES:
-                count = await connection.scalar(text(f"SELECT count(*) FROM {name}"))  # noqa: S608  (a name of ours)
-                rows = await connection.execute(text(query))
-                table = Table(*rows.keys(), title=f"{name}: {count:,} rows, the first of them")
-                for row in rows:
-                    table.add_row(*(str(value) for value in row))
-                console.print()
-                console.print(table)
-    finally:
-        await engine.dispose()
+    async with Pool(database_url) as pool, pool.connection() as connection:
+        for name, query in TABLES:
+            count = await scalar(connection, f"SELECT count(*) FROM {name}")  # noqa: S608  (a name of ours)
+            rows = await connection.execute(query)
+            columns = (column.name for column in rows.description or ())
+            table = Table(*columns, title=f"{name}: {count:,} rows, the first of them")
+            async for row in rows:
+                table.add_row(*(str(value) for value in row))
+            console.print()
+            console.print(table)

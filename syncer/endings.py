@@ -5,14 +5,14 @@ from syncer.health import PortTaken
 from syncer.partner_central.errors import Denied, PartnerCentralError
 from syncer.sources.formats import InputError
 from syncer.sqs.client import QueueDenied, QueueError, QueueMissing, QueueUnfit
-from syncer.store.embedded import EmbeddedUnavailable
-from syncer.store.engine import (
+from syncer.store.database import (
     BadDatabaseUrl,
     DatabaseDenied,
     DatabaseError,
     DatabaseNotSetUp,
     DatabaseUntrusted,
 )
+from syncer.store.embedded import EmbeddedUnavailable
 
 # The first that fits counts.
 EXITS: tuple[tuple[type[Exception], Exit], ...] = (

@@ -9,8 +9,8 @@ from math import inf
 
 import aioboto3
 import anyio
+import psycopg
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from sqlalchemy.exc import DBAPIError
 
 from syncer.account_run import LIST, Source
 from syncer.background import background
@@ -31,8 +31,9 @@ from syncer.sources.listing import Listing, ListingBroken
 from syncer.sqs import client as sqs
 from syncer.stopping import Ending, Stop, Stopped, signals
 from syncer.store import runs
-from syncer.store.engine import DatabaseError, engine_for, meaning
+from syncer.store.database import DatabaseError, meaning
 from syncer.store.known import Known
+from syncer.store.pool import Pool
 from syncer.store.rates import Rates
 from syncer.store.writer import Scope
 
@@ -103,16 +104,16 @@ async def _listing(
     settings: EnqueueSettings, session: aioboto3.Session, url: str, stop: Stop
 ) -> AsyncIterator[Listing]:
     """The listing, compared with what is stored, at the pace that all have learned."""
-    engine = engine_for(url)
+    pool = Pool(url)
     try:
-        await runs.ready(engine, url)
+        await runs.ready(pool)
         scope = Scope("", settings.account_id or await client.account_of(session), settings.catalog)
         pacer = Pacer(ceiling=settings.max_rate or inf)
         async with (
             client.opened(session, catalog=settings.catalog, connections=1) as api,
-            shared(Rates(engine, scope), {LIST: pacer}),
+            shared(Rates(pool, scope), {LIST: pacer}),
         ):
-            known, ledger = Known(engine, scope), Ledger()
+            known, ledger = Known(pool, scope), Ledger()
             yield Listing(
                 next_page=Pages(
                     api,
@@ -125,10 +126,10 @@ async def _listing(
                 catalog=settings.catalog,
                 full=settings.full,
             )
-    except (DBAPIError, OSError) as error:
+    except (psycopg.Error, OSError) as error:
         raise meaning(error, url) from None
     finally:
-        await engine.dispose()
+        await pool.close()
 
 
 class _Sending:

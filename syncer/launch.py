@@ -32,7 +32,7 @@ def database_at(
     if url:
         if auth is DatabaseAuth.PASSWORD:
             return nullcontext(url)
-        from syncer.store.engine import with_auth
+        from syncer.store.database import with_auth
 
         return nullcontext(with_auth(url, auth))
     if auth is not DatabaseAuth.PASSWORD:

@@ -23,7 +23,7 @@ from syncer.sources.files import InputError
 from syncer.sources.listing import ListingBroken
 from syncer.sqs.client import QueueError
 from syncer.stopping import Ending, Stop, Stopped
-from syncer.store.engine import DatabaseError
+from syncer.store.database import DatabaseError
 
 # A batch is written when it is full, when its oldest answer has waited this long (seconds), or when nothing
 # else is in flight.

@@ -5,8 +5,7 @@ from functools import partial
 
 import aioboto3
 import anyio
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+import psycopg
 
 from syncer.account_run import AccountRun
 from syncer.background import background
@@ -20,7 +19,8 @@ from syncer.settings import RunSettings
 from syncer.sources.files import open_files
 from syncer.stopping import Stop, signals
 from syncer.store import runs
-from syncer.store.engine import DatabaseError, engine_for, meaning
+from syncer.store.database import DatabaseError, meaning
+from syncer.store.pool import Pool
 from syncer.store.writer import Scope
 from syncer.telemetry import Telemetry
 
@@ -35,7 +35,7 @@ async def sync(settings: RunSettings, database_url: str) -> list[Report]:
     Without, raises before any item is taken: `InputError`, `DatabaseError`, `PartnerCentralError`.
     """
     roles = settings.assume_roles
-    engine = engine_for(database_url, CONNECTIONS_PER_RUN * max(1, len(roles)))
+    pool = Pool(database_url, CONNECTIONS_PER_RUN * max(1, len(roles)))
     stops = [Stop() for _ in roles or (None,)]
     progress: list[AccountRun] = []
     try:
@@ -44,18 +44,17 @@ async def sync(settings: RunSettings, database_url: str) -> list[Report]:
                 account = partial(
                     _account,
                     settings,
-                    engine=engine,
-                    url=database_url,
+                    pool=pool,
                     progress=progress,
                     telemetry=Telemetry(),
                 )
                 if not roles:
                     return [await account(client.own_session(), settings.account_id, stops[0])]
                 return await _side_by_side(settings, account, stops)
-    except (DBAPIError, OSError) as error:
+    except (psycopg.Error, OSError) as error:
         raise meaning(error, database_url) from None
     finally:
-        await engine.dispose()
+        await pool.close()
 
 
 async def _account(
@@ -64,14 +63,13 @@ async def _account(
     account_id: str | None,
     stop: Stop,
     *,
-    engine: AsyncEngine,
-    url: str,
+    pool: Pool,
     progress: list[AccountRun],
     telemetry: Telemetry,
 ) -> Report:
     # The user's mistakes first: what is wrong with the input is known before anything is asked for.
     files = await open_files(settings.paths, settings.catalog) if settings.paths else None
-    clock = await runs.ready(engine, url)
+    clock = await runs.ready(pool)
     account_id = account_id or await client.account_of(session)
     scope = Scope(runs.new_id(clock.now()), account_id, settings.catalog)
     async with client.opened(session, catalog=settings.catalog, connections=settings.concurrency) as api:
@@ -79,8 +77,7 @@ async def _account(
             settings,
             scope,
             api=api,
-            engine=engine,
-            url=url,
+            pool=pool,
             clock=clock,
             stop=stop,
             telemetry=telemetry,

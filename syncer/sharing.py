@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
 import anyio
-from sqlalchemy.exc import DBAPIError
+import psycopg
 
 from syncer.background import background
 from syncer.partner_central.pacing import Pacer
@@ -39,11 +39,11 @@ async def shared(rates: Rates, pacers: Mapping[str, Pacer]) -> AsyncIterator[Non
     async def keep_exchanging() -> None:
         while True:
             await anyio.sleep(EXCHANGE_EVERY)
-            with suppress(DBAPIError, OSError):
+            with suppress(psycopg.Error, OSError):
                 await exchange()
 
     await exchange()
     async with background(keep_exchanging):
         yield
-    with suppress(DBAPIError, OSError), anyio.move_on_after(LEAVING):
+    with suppress(psycopg.Error, OSError), anyio.move_on_after(LEAVING):
         await exchange(leaving=True)

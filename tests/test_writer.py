@@ -8,9 +8,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from sqlalchemy import event
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from psycopg.errors import CheckViolation
 
 from syncer.answers import Connection, ConnectionType, Fetched, Found, Missing
 from syncer.identifiers import Item
@@ -18,9 +16,9 @@ from syncer.ledger import Ledger, Settlement
 from syncer.outcomes import Outcome
 from syncer.partner_central.population import Population
 from syncer.store import runs
-from syncer.store.engine import engine_for
+from syncer.store.pool import Pool
 from syncer.store.writer import Scope, Writer
-from tests.conftest import Program, ids_file, rows, served
+from tests.conftest import Program, Recording, ids_file, rows, served
 from tests.test_listing import assert_history_is_whole
 from tests.test_sync import assert_in_step
 
@@ -40,14 +38,14 @@ def found(number: int, *, version: int = 0, asked: int = 0) -> Found:
     )
 
 
-async def writer(engine: AsyncEngine) -> tuple[Writer, Ledger]:
+async def writer(pool: Pool) -> tuple[Writer, Ledger]:
     scope, ledger = Scope(runs.new_id(T0), "000000000009", "AWS"), Ledger()
-    await runs.start(engine, scope, runs.Beginning("queue", T0))
+    await runs.start(pool, scope, runs.Beginning("queue", T0))
 
     async def committed(_: Settlement) -> None:
         pass
 
-    return Writer(engine, scope, ledger, now=lambda: T0, sleep=anyio.sleep, committed=committed), ledger
+    return Writer(pool, scope, ledger, now=lambda: T0, sleep=anyio.sleep, committed=committed), ledger
 
 
 async def write(one: tuple[Writer, Ledger], answers: list[Fetched]) -> None:
@@ -65,12 +63,12 @@ async def write(one: tuple[Writer, Ledger], answers: list[Fetched]) -> None:
 
 
 async def test_writers_at_once_neither_deadlock_nor_let_an_older_answer_win(database_url: str) -> None:
-    engine = engine_for(database_url, connections=8)
+    pool = Pool(database_url, connections=8)
     newest = 5
 
     async def work(seed: int) -> None:
         dice = random.Random(seed)
-        one = await writer(engine)
+        one = await writer(pool)
         for _ in range(12):
             numbers = dice.sample(range(120), 60)
             await write(
@@ -84,9 +82,9 @@ async def test_writers_at_once_neither_deadlock_nor_let_an_older_answer_win(data
     async with anyio.create_task_group() as writers:
         for seed in range(4):
             writers.start_soon(work, seed)
-    last = await writer(engine)
+    last = await writer(pool)
     await write(last, [found(number, version=newest, asked=100) for number in range(120)])
-    await engine.dispose()
+    await pool.close()
     assert rows(database_url, "SELECT DISTINCT arn FROM connection") == [(f"arn:{newest}",)]
     assert set(rows(database_url, "SELECT name, connection_id FROM participant")) == {
         (f"v{newest}", f"pac-{max(n for n in range(120) if n % 7 == kind):013d}") for kind in range(7)
@@ -98,28 +96,28 @@ async def test_writers_at_once_neither_deadlock_nor_let_an_older_answer_win(data
 
 
 async def test_a_late_answer_neither_overwrites_nor_removes(database_url: str) -> None:
-    engine = engine_for(database_url)
-    early, late = await writer(engine), await writer(engine)
+    pool = Pool(database_url)
+    early, late = await writer(pool), await writer(pool)
     await write(early, [found(1, version=2, asked=10)])
     await write(late, [found(1, version=1, asked=20)])
     await write(late, [Missing(Item(0, "pac-0000000000001"), T0 + timedelta(seconds=5))])
     await late[0].confirm_removals()
-    await engine.dispose()
+    await pool.close()
     assert late[1].tally[Outcome.STALE] == 2
     assert rows(database_url, "SELECT arn, removed_at FROM connection") == [("arn:2", None)]
 
 
 async def test_the_checkpoint_is_committed_with_the_rows(database_url: str) -> None:
-    engine = engine_for(database_url)
-    one = await writer(engine)
+    pool = Pool(database_url)
+    one = await writer(pool)
     await write(one, [found(number) for number in range(30)])
     with psycopg.connect(database_url) as connection:
         connection.execute("ALTER TABLE sync_run ADD CHECK (checkpoint < 40)")
-    refused = await writer(engine)
+    refused = await writer(pool)
     # The run's row cannot be written, so nothing of the batch may be there either.
-    with pytest.raises(IntegrityError, match="sync_run_checkpoint_check"):
+    with pytest.raises(CheckViolation, match="sync_run_checkpoint_check"):
         await write(refused, [found(number) for number in range(100, 150)])
-    await engine.dispose()
+    await pool.close()
     ((checkpoint, connections),) = rows(
         database_url, "SELECT sum(checkpoint), (SELECT count(*) FROM connection) FROM sync_run"
     )
@@ -164,21 +162,16 @@ async def test_tables_that_nobody_has_analyzed_yet_are_looked_up_by_their_keys(d
     with psycopg.connect(database_url, autocommit=True) as connection:
         for table in ("connection", "connection_type", "participant", "connection_type_history"):
             connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
-    engine = engine_for(database_url)
-    one = await writer(engine)
+    pool = Recording(database_url)
+    one = await writer(pool)
     await write(one, [found(number) for number in range(1000)])
-    asked: list[tuple[str, Any]] = []
-
-    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
-        asked.append((statement, parameters))
-
-    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    pool.asked.clear()
     await write(one, [found(number, asked=10) for number in range(500)])
     await write(one, [found(number, version=1, asked=20) for number in range(500)])
-    await engine.dispose()
+    await pool.close()
     explained = 0
     with psycopg.connect(database_url) as connection:
-        for statement, parameters in asked:
+        for statement, parameters in pool.asked:
             if statement.split()[0] in ("SELECT", "UPDATE") and "sync_run" not in statement:
                 plan = connection.execute(b"EXPLAIN " + statement.encode(), parameters).fetchall()
                 lines = "\n".join(line for (line,) in plan)

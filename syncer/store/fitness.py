@@ -1,16 +1,16 @@
 """Whether a database can be worked in: what a run would find out only half-way."""
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+import psycopg
 from sqlmodel import SQLModel
 
 from syncer.store import tables  # noqa: F401  (so that SQLModel knows the tables)
-from syncer.store.engine import DatabaseDenied, DatabaseNotSetUp, described, engine_for, meaning
+from syncer.store.database import DatabaseDenied, DatabaseNotSetUp, described, meaning
+from syncer.store.pool import Pool
 
 # The oldest that its own makers still maintained in 2025, and the tests have been run on.
 OLDEST = 13
 
-SERVER = text("""
+SERVER = """
     SELECT current_setting('server_version') AS version,
            current_setting('server_version_num')::integer / 10000 AS major,
            pg_encoding_to_char(encoding) AS encoding,
@@ -18,32 +18,28 @@ SERVER = text("""
            current_setting('transaction_read_only') = 'on' AS read_only
     FROM pg_database
     WHERE datname = current_database()
-""")
+"""
 # A table that is not there is the schema's matter.
-LACKING = text("""
+LACKING = """
     SELECT name, string_agg(privilege, ', ' ORDER BY privilege) AS privileges
-    FROM unnest(CAST(:names AS text[])) AS name,
+    FROM unnest(CAST(%(names)s AS text[])) AS name,
          unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
     WHERE to_regclass(name) IS NOT NULL AND NOT has_table_privilege(to_regclass(name), privilege)
     GROUP BY name
     ORDER BY name
-""")
+"""
 
 
 async def fitness(url: str) -> str:
     """The database at `url` in a line. Raises `DatabaseError`, also where it cannot be worked in."""
-    engine = engine_for(url, connections=0)
     try:
-        async with engine.connect() as connection:
-            server = (await connection.execute(SERVER)).one()
-            names = "{" + ",".join(f'"{name}"' for name in SQLModel.metadata.tables) + "}"
-            lacking = [*await connection.execute(LACKING, {"names": names})]
-            driver = (await connection.get_raw_connection()).driver_connection
-            tls = bool(driver and driver.pgconn.ssl_in_use)
-    except (DBAPIError, OSError) as error:
+        async with Pool(url) as pool, pool.connection() as connection:
+            [server] = await (await connection.execute(SERVER)).fetchall()
+            names = [*SQLModel.metadata.tables]
+            lacking = await (await connection.execute(LACKING, {"names": names})).fetchall()
+            tls = connection.pgconn.ssl_in_use
+    except (psycopg.Error, OSError) as error:
         raise meaning(error, url) from None
-    finally:
-        await engine.dispose()
     where = described(url)
     if server.major < OLDEST:
         raise DatabaseNotSetUp(f"{where}: PostgreSQL {server.version} is too old: {OLDEST} or later, please")

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, TextClause
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+import psycopg
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay
 
 from syncer.store import statements
 from syncer.store.arrays import literal
-from syncer.store.engine import is_passing, meaning
+from syncer.store.database import is_passing, meaning
+from syncer.store.pool import Pool
 from syncer.store.writer import BACKOFF, PATIENCE, Scope
 
 # IDs per question when going through all of them.
@@ -24,9 +23,8 @@ class Known:
     patience: seconds in which a question that was cut off is asked again.
     """
 
-    def __init__(self, engine: AsyncEngine, scope: Scope, patience: float = PATIENCE) -> None:
-        # Single statements need no transaction around them, which would be two round trips more.
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, pool: Pool, scope: Scope, patience: float = PATIENCE) -> None:
+        self._pool = pool
         self._keys = scope.keys
         # Nothing is changed here, so it may be asked as often as it takes.
         self._asking = AsyncRetrying(
@@ -57,13 +55,13 @@ class Known:
         rows = await self._rows(statements.FAILED_AFTER, after=identifier, page=PAGE)
         return [row.identifier for row in rows]
 
-    async def _rows(self, statement: TextClause, **parameters: object) -> Sequence[Row[Any]]:
+    async def _rows(self, statement: str, **parameters: object) -> Sequence[Any]:
         try:
-            rows: Sequence[Row[Any]] = await self._asking(self._ask, statement, parameters)
-        except (DBAPIError, OSError) as error:
-            raise meaning(error, self._engine.url.render_as_string(hide_password=False)) from None
+            rows: Sequence[Any] = await self._asking(self._ask, statement, parameters)
+        except (psycopg.Error, OSError) as error:
+            raise meaning(error, self._pool.url) from None
         return rows
 
-    async def _ask(self, statement: TextClause, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
-        async with self._engine.connect() as connection:
-            return (await connection.execute(statement, {**self._keys, **parameters})).all()
+    async def _ask(self, statement: str, parameters: Mapping[str, object]) -> Sequence[Any]:
+        async with self._pool.connection() as connection:
+            return await (await connection.execute(statement, {**self._keys, **parameters})).fetchall()

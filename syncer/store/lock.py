@@ -6,22 +6,21 @@ snapshot between statements, so it holds back no vacuum.
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import anyio
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+import psycopg
 
 from syncer.background import background
+from syncer.store.pool import Connection, Pool, scalar
 
 # The connection is used this often (seconds): its loss is noticed, and nothing between drops it as idle.
 BEAT = 10.0
 
-TRY = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:what, 0))")
+TRY = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(what)s, 0))"
 # An administrator's limit on idle transactions is meant for forgotten ones.
-STAY = text("SET LOCAL idle_in_transaction_session_timeout = 0")
-HERE = text("SELECT 1")
+STAY = "SET LOCAL idle_in_transaction_session_timeout = 0"
+HERE = "SELECT 1"
 
 
 def of_runs(account_id: str, catalog: str) -> str:
@@ -35,56 +34,50 @@ def of_worker(run_id: str) -> str:
 
 
 @asynccontextmanager
-async def only_one(engine: AsyncEngine, what: str, lost: Callable[[], None]) -> AsyncIterator[bool]:
+async def only_one(pool: Pool, what: str, lost: Callable[[], None]) -> AsyncIterator[bool]:
     """Whether this is the only holder of the lock named `what`, while the context lasts.
 
     lost: called when the connection was lost, and with it the lock, and another one has taken it since.
     """
-    connection = await _taken(engine, what)
+    connection = await _taken(pool, what)
     if connection is None:
         yield False
         return
-    async with background(lambda: _keep(engine, what, connection, lost)):
+    async with background(lambda: _keep(pool, what, connection, lost)):
         yield True
 
 
-async def _taken(engine: AsyncEngine, what: str) -> AsyncConnection | None:
-    connection = await engine.connect()
-    await connection.execute(STAY)
-    if await connection.scalar(TRY, {"what": what}):
-        return connection
-    await connection.close()
-    return None
+async def _taken(pool: Pool, what: str) -> Connection | None:
+    connection = await pool.open()
+    taken = False
+    try:
+        await connection.execute("BEGIN")
+        await connection.execute(STAY)
+        taken = await scalar(connection, TRY, {"what": what})
+    finally:
+        if not taken:
+            await connection.close()
+    return connection if taken else None
 
 
-async def _keep(
-    engine: AsyncEngine, what: str, connection: AsyncConnection, lost: Callable[[], None]
-) -> None:
+async def _keep(pool: Pool, what: str, connection: Connection, lost: Callable[[], None]) -> None:
     """Use the connection from time to time; when it is gone, take the lock anew once there is a database."""
-    current: AsyncConnection | None = connection
+    current: Connection | None = connection
     try:
         while True:
             await anyio.sleep(BEAT)
             try:
                 if current is None:
-                    current = await _taken(engine, what)
+                    current = await _taken(pool, what)
                     if current is None:
                         lost()
                         return
                 await current.execute(HERE)
-            except (DBAPIError, OSError):
+            except (psycopg.Error, OSError):
                 if current is not None:
-                    await _let_go(current)
+                    await current.close()
                 current = None
     finally:
         if current is not None:
-            with anyio.CancelScope(shield=True):
-                await _let_go(current)
-
-
-async def _let_go(connection: AsyncConnection) -> None:
-    """Close `connection`, which may be dead already; then the server has let go of the lock by itself."""
-    with suppress(DBAPIError, OSError):
-        await connection.invalidate()
-    with suppress(DBAPIError, OSError):
-        await connection.close()
+            # Dead or alive: with its connection the lock ends.
+            await current.close()

@@ -3,11 +3,10 @@
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from syncer.answers import Answer, Failure
 from syncer.ledger import Ledger, Settlement
 from syncer.store.changes import Changes, ConnectionRow, ParticipantRow, Stored, TypeRow, decide
+from syncer.store.pool import Pool
 from syncer.store.writer import Scope, stored_for
 
 AnyRow = ConnectionRow | TypeRow | ParticipantRow
@@ -37,13 +36,13 @@ class Preview:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        pool: Pool,
         scope: Scope,
         ledger: Ledger,
         committed: Callable[[Settlement], Awaitable[None]],
     ) -> None:
         self.differences: list[Difference] = []
-        self._engine = engine
+        self._pool = pool
         self._scope = scope
         self._ledger = ledger
         self._committed = committed
@@ -53,7 +52,7 @@ class Preview:
         fetched = [answer for answer in answers if not isinstance(answer, Failure)]
         before = Stored()
         if fetched:
-            async with self._engine.connect() as connection:
+            async with self._pool.connection() as connection:
                 before = await stored_for(connection, self._scope, fetched)
         after = Stored(
             dict(before.connections),

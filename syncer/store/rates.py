@@ -8,10 +8,9 @@ behind by the dead, and a call never waits for the database.
 import json
 from collections.abc import Mapping
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from syncer.partner_central.pacing import Report, Row, Share, exchange
 from syncer.store import statements
+from syncer.store.pool import Pool
 from syncer.store.writer import Scope
 
 # Somebody was faster: look again. Never more often, for a share is no more than advice.
@@ -21,8 +20,8 @@ TRIES = 5
 class Rates:
     """The rows of one account and catalog."""
 
-    def __init__(self, engine: AsyncEngine, scope: Scope) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, pool: Pool, scope: Scope) -> None:
+        self._pool = pool
         self._scope = scope
 
     async def exchange(self, reports: Mapping[str, Report]) -> Mapping[str, Share | None]:
@@ -32,17 +31,17 @@ class Rates:
         """
         shares: dict[str, Share | None] = {}
         open_reports = dict(reports)
-        async with self._engine.connect() as connection:
+        async with self._pool.connection() as connection:
             for _ in range(TRIES):
                 found = await connection.execute(statements.RATES, self._scope.keys)
-                rows = found.all()
+                rows = await found.fetchall()
                 now = rows[0].now
                 states: dict[str, Row] = {row.operation: row.state for row in rows if row.operation}
                 seen = {row.operation: row.version for row in rows if row.operation}
                 changed: dict[str, Row] = {}
                 for operation, report in open_reports.items():
                     changed[operation], shares[operation] = exchange(states.get(operation), report, now)
-                put = await connection.scalars(
+                put = await connection.execute(
                     statements.PUT_RATES,
                     {
                         **self._scope.keys,
@@ -52,8 +51,8 @@ class Rates:
                         "versions": [seen.get(operation, 0) for operation in changed],
                     },
                 )
-                for operation in put:
-                    del open_reports[operation]
+                for row in await put.fetchall():
+                    del open_reports[row.operation]
                 if not open_reports:
                     break
         return shares

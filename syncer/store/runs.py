@@ -4,28 +4,27 @@ import secrets
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+import psycopg
 
 from syncer.clock import Clock
 from syncer.ledger import Ledger
 from syncer.store import schema, statements
-from syncer.store.engine import DatabaseNotSetUp, meaning
+from syncer.store.database import DatabaseNotSetUp, meaning
+from syncer.store.pool import Pool, scalar
 from syncer.store.writer import Scope
 
 
-async def ready(engine: AsyncEngine, url: str) -> Clock:
+async def ready(pool: Pool) -> Clock:
     """The database's clock, once it is certain that the database can be written to by this program.
 
     Raises `DatabaseError`: unreachable, not allowed, or a schema that is not current.
     """
     try:
-        async with engine.begin() as connection:
+        async with pool.connection() as connection:
             wrong = schema.difference(await schema.version(connection))
-            now: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
-    except (DBAPIError, OSError) as error:
-        raise meaning(error, url) from None
+            now: datetime = await scalar(connection, "SELECT clock_timestamp()")
+    except (psycopg.Error, OSError) as error:
+        raise meaning(error, pool.url) from None
     if wrong:
         raise DatabaseNotSetUp(wrong)
     return Clock(now)
@@ -47,9 +46,9 @@ class Beginning:
     full: bool = False
 
 
-async def start(engine: AsyncEngine, scope: Scope, beginning: Beginning) -> None:
+async def start(pool: Pool, scope: Scope, beginning: Beginning) -> None:
     """Add the run's row, to be called with its lock held. Rows of runs that died are closed."""
-    async with engine.begin() as connection:
+    async with pool.transaction() as connection:
         if beginning.source == "queue":
             await connection.execute(statements.CLOSE_DEAD_WORKERS, {**scope.keys, "id": scope.run_id})
         else:
@@ -74,35 +73,35 @@ class Earlier:
         return self.status in ("running", "interrupted", "aborted")
 
 
-async def latest_over(engine: AsyncEngine, scope: Scope, names: str, digest: str) -> Earlier | None:
+async def latest_over(pool: Pool, scope: Scope, names: str, digest: str) -> Earlier | None:
     """The latest run over the same files, or else over files of the same names; None if there was none."""
-    async with engine.connect() as connection:
+    async with pool.connection() as connection:
         found = await connection.execute(
             statements.LATEST_OVER, {**scope.keys, "input": names, "digest": digest}
         )
-        row = found.first()
+        row = await found.fetchone()
     return None if row is None else Earlier(*row)
 
 
-async def last_full(engine: AsyncEngine, scope: Scope) -> datetime | None:
+async def last_full(pool: Pool, scope: Scope) -> datetime | None:
     """When the last run ended that fetched everything and succeeded."""
-    async with engine.connect() as connection:
-        finished_at: datetime | None = await connection.scalar(statements.LAST_FULL, scope.keys)
+    async with pool.connection() as connection:
+        finished_at: datetime | None = await scalar(connection, statements.LAST_FULL, scope.keys)
     return finished_at
 
 
-async def last_complete(engine: AsyncEngine, scope: Scope) -> float | None:
+async def last_complete(pool: Pool, scope: Scope) -> float | None:
     """When a sync from the listing last left everything in step, in seconds since 1970."""
-    async with engine.connect() as connection:
-        finished_at: datetime | None = await connection.scalar(statements.LAST_COMPLETE, scope.keys)
+    async with pool.connection() as connection:
+        finished_at: datetime | None = await scalar(connection, statements.LAST_COMPLETE, scope.keys)
     return None if finished_at is None else finished_at.timestamp()
 
 
 async def finish(
-    engine: AsyncEngine, scope: Scope, ledger: Ledger, *, status: str, now: datetime, seconds: float
+    pool: Pool, scope: Scope, ledger: Ledger, *, status: str, now: datetime, seconds: float
 ) -> None:
     """Close the run's row: its status, its last counts, its duration."""
-    async with engine.begin() as connection:
+    async with pool.transaction() as connection:
         await connection.execute(statements.RECORD_RUN, {"id": scope.run_id, **ledger.standing()})
         await connection.execute(
             statements.FINISH_RUN,

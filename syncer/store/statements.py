@@ -9,74 +9,74 @@ only where the planner knows the sizes: in tables that were just filled for the 
 yet, it goes through all of an account's rows for each row of a batch.
 """
 
-from sqlalchemy import TextClause, text
-
 # Read without locks: in most batches nothing has changed, and a lock is a write.
-CONNECTIONS = text("""
+CONNECTIONS = """
     SELECT id, arn, other_participant_account_id, updated_at, first_seen_at, synced_at, removed_at
     FROM connection
-    WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
-""")
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND id = ANY(CAST(%(ids)s AS text[]))
+"""
 
-TYPES = text("""
+TYPES = """
     SELECT connection_id, type, status, created_at, inviter_email, inviter_name, canceled_at, canceled_by,
            participant_kind, participant_id, removed_at
     FROM connection_type
-    WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
-""")
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s
+      AND connection_id = ANY(CAST(%(ids)s AS text[]))
+"""
 
-OPEN_VERSIONS = text("""
+OPEN_VERSIONS = """
     SELECT connection_id, type, status, created_at, inviter_email, inviter_name, canceled_at, canceled_by,
            participant_kind, participant_id, participant_name, removed_at, valid_from
     FROM connection_type_history
-    WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s
+      AND connection_id = ANY(CAST(%(ids)s AS text[]))
       AND valid_to IS NULL
-""")
+"""
 
 # More than was asked for, where one ID is of two kinds: that does no harm.
-PARTICIPANTS = text("""
+PARTICIPANTS = """
     SELECT kind, id, name, connection_id, updated_at
     FROM participant
-    WHERE account_id = :account_id AND catalog = :catalog
-      AND kind = ANY(CAST(:kinds AS text[])) AND id = ANY(CAST(:ids AS text[]))
-""")
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s
+      AND kind = ANY(CAST(%(kinds)s AS text[])) AND id = ANY(CAST(%(ids)s AS text[]))
+"""
 
 # Whoever changes a connection or its types holds the connection's row until it commits.
-LOCK_CONNECTIONS = text("""
+LOCK_CONNECTIONS = """
     SELECT id
     FROM connection
-    WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND id = ANY(CAST(%(ids)s AS text[]))
     ORDER BY id
     FOR NO KEY UPDATE
-""")
+"""
 
 
 def _given(columns: dict[str, str]) -> str:
     """Rows that arrive as one array per column. columns: name → type."""
-    arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in columns.items())
+    arrays = ", ".join(f"CAST(%({name})s AS {kind}[])" for name, kind in columns.items())
     return f"unnest({arrays}) AS given ({', '.join(columns)})"
 
 
-def _insert(table: str, columns: dict[str, str], key: tuple[str, ...], more: str = "") -> TextClause:
+def _insert(table: str, columns: dict[str, str], key: tuple[str, ...], more: str = "") -> str:
     """Insert given rows in the order of their key. more: the end of the statement."""
     names = ", ".join(columns)
-    return text(f"""
+    return f"""
         INSERT INTO {table} (account_id, catalog, {names})
-        SELECT :account_id, :catalog, {names} FROM {_given(columns)}
+        SELECT %(account_id)s, %(catalog)s, {names} FROM {_given(columns)}
         ORDER BY {", ".join(key)}
         {more}
-    """)
+    """
 
 
-def _update(table: str, columns: dict[str, str], key: tuple[str, ...]) -> TextClause:
+def _update(table: str, columns: dict[str, str], key: tuple[str, ...]) -> str:
     """Update given rows. Their locks are held already: see `LOCK_CONNECTIONS`."""
     changes = ", ".join(f"{name} = given.{name}" for name in columns if name not in key)
     same = " AND ".join(f"{table}.{name} = given.{name}" for name in key)
-    return text(f"""
+    return f"""
         UPDATE {table} SET {changes} FROM {_given(columns)}
-        WHERE {table}.account_id = :account_id AND {table}.catalog = :catalog AND {same}
-          AND {table}.{key[0]} = ANY(CAST(:{key[0]} AS {columns[key[0]]}[]))
-    """)
+        WHERE {table}.account_id = %(account_id)s AND {table}.catalog = %(catalog)s AND {same}
+          AND {table}.{key[0]} = ANY(CAST(%({key[0]})s AS {columns[key[0]]}[]))
+    """
 
 
 CONNECTION = {
@@ -143,169 +143,176 @@ PUT_PARTICIPANTS = _insert(
     """,
 )
 
-END_VERSIONS = text("""
+END_VERSIONS = """
     UPDATE connection_type_history AS history
     SET valid_to = given.valid_to
-    FROM unnest(CAST(:connection_id AS text[]), CAST(:type AS text[]), CAST(:valid_to AS timestamptz[]))
+    FROM unnest(CAST(%(connection_id)s AS text[]), CAST(%(type)s AS text[]),
+                CAST(%(valid_to)s AS timestamptz[]))
          AS given (connection_id, type, valid_to)
-    WHERE history.account_id = :account_id AND history.catalog = :catalog
+    WHERE history.account_id = %(account_id)s AND history.catalog = %(catalog)s
       AND history.connection_id = given.connection_id AND history.type = given.type
-      AND history.connection_id = ANY(CAST(:connection_id AS text[])) AND history.valid_to IS NULL
-""")
+      AND history.connection_id = ANY(CAST(%(connection_id)s AS text[])) AND history.valid_to IS NULL
+"""
 
-PUT_FAILURES = text("""
+PUT_FAILURES = """
     INSERT INTO sync_failure (account_id, catalog, identifier, code, message, attempts,
                               first_failed_at, last_failed_at, run_id)
-    SELECT :account_id, :catalog, identifier, code, message, attempts, failed_at, failed_at, :run_id
-    FROM unnest(CAST(:identifier AS text[]), CAST(:code AS text[]), CAST(:message AS text[]),
-                CAST(:attempts AS integer[]), CAST(:failed_at AS timestamptz[]))
+    SELECT %(account_id)s, %(catalog)s, identifier, code, message, attempts, failed_at, failed_at, %(run_id)s
+    FROM unnest(CAST(%(identifier)s AS text[]), CAST(%(code)s AS text[]), CAST(%(message)s AS text[]),
+                CAST(%(attempts)s AS integer[]), CAST(%(failed_at)s AS timestamptz[]))
          AS given (identifier, code, message, attempts, failed_at)
     ORDER BY identifier
     ON CONFLICT (account_id, catalog, identifier) DO UPDATE
     SET code = excluded.code, message = excluded.message,
         attempts = sync_failure.attempts + excluded.attempts,
         last_failed_at = excluded.last_failed_at, run_id = excluded.run_id
-""")
+"""
 
 # Rows are locked in their key's order here too.
-CLEAR_FAILURES = text("""
+CLEAR_FAILURES = """
     DELETE FROM sync_failure
     WHERE (account_id, catalog, identifier) IN (
         SELECT account_id, catalog, identifier
         FROM sync_failure
-        WHERE account_id = :account_id AND catalog = :catalog AND identifier = ANY(CAST(:ids AS text[]))
+        WHERE account_id = %(account_id)s AND catalog = %(catalog)s
+          AND identifier = ANY(CAST(%(ids)s AS text[]))
         ORDER BY identifier
         FOR UPDATE
-    ) AND identifier = ANY(CAST(:ids AS text[]))
-""")
+    ) AND identifier = ANY(CAST(%(ids)s AS text[]))
+"""
 
-START_RUN = text("""
+START_RUN = """
     INSERT INTO sync_run (id, source, account_id, catalog, status, started_at, input, input_digest, "full")
-    VALUES (:id, :source, :account_id, :catalog, 'running', :started_at, :input, :input_digest, :full)
-""")
+    VALUES (%(id)s, %(source)s, %(account_id)s, %(catalog)s, 'running', %(started_at)s, %(input)s,
+        %(input_digest)s, %(full)s)
+"""
 
-CLOSE_DEAD_RUNS = text("""
+CLOSE_DEAD_RUNS = """
     UPDATE sync_run SET status = 'interrupted'
-    WHERE account_id = :account_id AND catalog = :catalog AND status = 'running' AND source <> 'queue'
-""")
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND status = 'running' AND source <> 'queue'
+"""
 
 # A worker that lives holds its run's lock. Whoever gets it knows that the row has outlived its worker.
-CLOSE_DEAD_WORKERS = text("""
+CLOSE_DEAD_WORKERS = """
     WITH open AS MATERIALIZED (
         SELECT id FROM sync_run
-        WHERE account_id = :account_id AND catalog = :catalog AND status = 'running' AND source = 'queue'
-          AND id <> :id
+        WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND status = 'running'
+          AND source = 'queue' AND id <> %(id)s
     )
     UPDATE sync_run SET status = 'interrupted'
     FROM open
     WHERE sync_run.id = open.id
       AND pg_try_advisory_xact_lock(hashtextextended('syncer worker ' || open.id, 0))
-""")
+"""
 
-FETCHED_AT = text("""
+FETCHED_AT = """
     SELECT id, synced_at
     FROM connection
-    WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
-""")
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND id = ANY(CAST(%(ids)s AS text[]))
+"""
 
-LATEST_OVER = text("""
+LATEST_OVER = """
     SELECT id, status, input, input_digest, checkpoint
     FROM sync_run
-    WHERE account_id = :account_id AND catalog = :catalog AND source = 'file'
-      AND (input_digest = :digest OR input = :input)
-    ORDER BY (input_digest IS NOT DISTINCT FROM :digest) DESC, started_at DESC
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND source = 'file'
+      AND (input_digest = %(digest)s OR input = %(input)s)
+    ORDER BY (input_digest IS NOT DISTINCT FROM %(digest)s) DESC, started_at DESC
     LIMIT 1
-""")
+"""
 
 # A run that only found everything as it was has left it in step too.
-LAST_COMPLETE = text("""
+LAST_COMPLETE = """
     SELECT max(finished_at)
     FROM sync_run
-    WHERE account_id = :account_id AND catalog = :catalog AND source = 'listing' AND status = 'succeeded'
-""")
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND source = 'listing'
+      AND status = 'succeeded'
+"""
 
-LAST_FULL = text("""
+LAST_FULL = """
     SELECT finished_at
     FROM sync_run
-    WHERE account_id = :account_id AND catalog = :catalog AND source = 'listing'
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND source = 'listing'
       AND "full" AND status = 'succeeded'
     ORDER BY started_at DESC
     LIMIT 1
-""")
+"""
 
 # What a run has done so far, in one place with what it did.
-RECORD_RUN = text("""
+RECORD_RUN = """
     UPDATE sync_run
-    SET read = :read, written = :written, unchanged = :unchanged, skipped = :skipped, stale = :stale,
-        missing = :missing, duplicate = :duplicate, invalid = :invalid, failed = :failed,
-        released = :released, api_calls = :api_calls, throttled = :throttled, retried = :retried,
-        rows_written = :rows_written, checkpoint = :checkpoint
-    WHERE id = :id
-""")
+    SET read = %(read)s, written = %(written)s, unchanged = %(unchanged)s, skipped = %(skipped)s,
+        stale = %(stale)s, missing = %(missing)s, duplicate = %(duplicate)s,
+        invalid = %(invalid)s, failed = %(failed)s, released = %(released)s, api_calls = %(api_calls)s,
+        throttled = %(throttled)s, retried = %(retried)s,
+        rows_written = %(rows_written)s, checkpoint = %(checkpoint)s
+    WHERE id = %(id)s
+"""
 
-FINISH_RUN = text("""
-    UPDATE sync_run SET status = :status, finished_at = :finished_at, seconds = :seconds WHERE id = :id
-""")
+FINISH_RUN = """
+    UPDATE sync_run SET status = %(status)s, finished_at = %(finished_at)s,
+        seconds = %(seconds)s WHERE id = %(id)s
+"""
 
-UPDATED_AT = text("""
+UPDATED_AT = """
     SELECT id, updated_at
     FROM connection
-    WHERE account_id = :account_id AND catalog = :catalog AND id = ANY(CAST(:ids AS text[]))
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND id = ANY(CAST(%(ids)s AS text[]))
       AND removed_at IS NULL
-""")
+"""
 
 # Page by page along the primary key: the next page begins after the last ID of this one.
-LIVE_AFTER = text("""
+LIVE_AFTER = """
     SELECT id
     FROM connection
-    WHERE account_id = :account_id AND catalog = :catalog AND id > :after AND removed_at IS NULL
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND id > %(after)s AND removed_at IS NULL
       AND 'ACTIVE' = ANY(ARRAY(
           SELECT status FROM connection_type AS type
           WHERE type.account_id = connection.account_id AND type.catalog = connection.catalog
             AND type.connection_id = connection.id AND type.removed_at IS NULL
       ))
     ORDER BY id
-    LIMIT :page
-""")
+    LIMIT %(page)s
+"""
 
-FAILED_AFTER = text("""
+FAILED_AFTER = """
     SELECT identifier
     FROM sync_failure
-    WHERE account_id = :account_id AND catalog = :catalog AND identifier > :after
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND identifier > %(after)s
     ORDER BY identifier
-    LIMIT :page
-""")
+    LIMIT %(page)s
+"""
 
-LIVE_COUNT = text("""
+LIVE_COUNT = """
     SELECT count(*)
     FROM connection
-    WHERE account_id = :account_id AND catalog = :catalog AND removed_at IS NULL
-""")
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND removed_at IS NULL
+"""
 
-HELD = text("""
+HELD = """
     SELECT identifier, last_failed_at
     FROM sync_failure
-    WHERE account_id = :account_id AND catalog = :catalog AND run_id = :run_id AND code = :code
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND run_id = %(run_id)s AND code = %(code)s
     ORDER BY identifier
-    LIMIT :page
-""")
+    LIMIT %(page)s
+"""
 
 # The clock is read in any case: with the rows, or alone where there are none yet.
-RATES = text("""
+RATES = """
     SELECT extract(epoch FROM clock_timestamp())::double precision AS now, operation, state, version
     FROM (SELECT) AS once
-    LEFT JOIN request_rate ON account_id = :account_id AND catalog = :catalog
-""")
+    LEFT JOIN request_rate ON account_id = %(account_id)s AND catalog = %(catalog)s
+"""
 
-PUT_RATES = text("""
+PUT_RATES = """
     INSERT INTO request_rate AS known (account_id, catalog, operation, rate, state, version, learned_at)
-    SELECT :account_id, :catalog, operation, rate, CAST(state AS jsonb), version + 1, clock_timestamp()
-    FROM unnest(CAST(:operations AS text[]), CAST(:rates AS double precision[]), CAST(:states AS text[]),
-                CAST(:versions AS bigint[])) AS given (operation, rate, state, version)
+    SELECT %(account_id)s, %(catalog)s, operation, rate, CAST(state AS jsonb), version + 1, clock_timestamp()
+    FROM unnest(CAST(%(operations)s AS text[]), CAST(%(rates)s AS double precision[]),
+                CAST(%(states)s AS text[]), CAST(%(versions)s AS bigint[]))
+         AS given (operation, rate, state, version)
     ORDER BY operation
     ON CONFLICT (account_id, catalog, operation) DO UPDATE
     SET rate = excluded.rate, state = excluded.state, version = excluded.version,
         learned_at = excluded.learned_at
     WHERE known.version = excluded.version - 1
     RETURNING operation
-""")
+"""

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+import psycopg
 
 from syncer.store import schema
-from syncer.store.engine import DatabaseNotSetUp, meaning
+from syncer.store.database import DatabaseNotSetUp, meaning
+from syncer.store.pool import Pool
 
 LAST_RUNS = 10
 
@@ -69,14 +68,14 @@ class Summary:
     rates: list[LearnedRate]
 
 
-RUNS = text("""
+RUNS = """
     SELECT id, source, account_id, catalog, status, started_at, seconds, read, written, failed + invalid
     FROM sync_run
     ORDER BY started_at DESC
-    LIMIT :runs
-""")
+    LIMIT %(runs)s
+"""
 
-FRESHNESS = text("""
+FRESHNESS = """
     SELECT account_id, catalog,
            (SELECT count(*) FROM connection
             WHERE (connection.account_id, connection.catalog) = (freshness.account_id, freshness.catalog)
@@ -84,35 +83,35 @@ FRESHNESS = text("""
            last_complete_at, lag_seconds
     FROM reporting.sync_freshness AS freshness
     ORDER BY account_id, catalog
-""")
+"""
 
-FAILURES = text("""
+FAILURES = """
     SELECT account_id, catalog, code, count(*)
     FROM sync_failure
     GROUP BY account_id, catalog, code
     ORDER BY account_id, catalog, code
-""")
+"""
 
-RATES = text("""
+RATES = """
     SELECT account_id, catalog, operation, rate, learned_at
     FROM request_rate
     WHERE rate IS NOT NULL
     ORDER BY account_id, catalog, operation
-""")
+"""
 
 
-async def summary(engine: AsyncEngine, url: str) -> Summary:
-    """Read it all at one moment. Raises `DatabaseError`."""
+async def summary(pool: Pool) -> Summary:
+    """Read it all. Raises `DatabaseError`."""
     try:
-        async with engine.begin() as connection:
+        async with pool.transaction() as connection:
             wrong = schema.difference(await schema.version(connection))
             if wrong:
                 raise DatabaseNotSetUp(wrong)
             return Summary(
-                [RunLine(*row) for row in await connection.execute(RUNS, {"runs": LAST_RUNS})],
-                [Freshness(*row) for row in await connection.execute(FRESHNESS)],
-                [FailureCount(*row) for row in await connection.execute(FAILURES)],
-                [LearnedRate(*row) for row in await connection.execute(RATES)],
+                [RunLine(*row) async for row in await connection.execute(RUNS, {"runs": LAST_RUNS})],
+                [Freshness(*row) async for row in await connection.execute(FRESHNESS)],
+                [FailureCount(*row) async for row in await connection.execute(FAILURES)],
+                [LearnedRate(*row) async for row in await connection.execute(RATES)],
             )
-    except (DBAPIError, OSError) as error:
-        raise meaning(error, url) from None
+    except (psycopg.Error, OSError) as error:
+        raise meaning(error, pool.url) from None

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import CursorResult, TextClause
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from psycopg import AsyncCursor
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
@@ -32,7 +31,8 @@ from syncer.store.changes import (
     VersionRow,
     decide,
 )
-from syncer.store.engine import is_passing, is_refusal, sqlstate, violated
+from syncer.store.database import is_passing, is_refusal, sqlstate, violated
+from syncer.store.pool import Connection, Pool, scalar
 
 # A failover takes up to a minute; after two, somebody should hear of it. What is not committed by then is
 # read again by the next run.
@@ -72,7 +72,7 @@ class Writer:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        pool: Pool,
         scope: Scope,
         ledger: Ledger,
         *,
@@ -81,7 +81,7 @@ class Writer:
         committed: Callable[[Settlement], Awaitable[None]],
         patience: float = PATIENCE,
     ) -> None:
-        self._engine = engine
+        self._pool = pool
         self._scope = scope
         self._ledger = ledger
         self._now = now
@@ -121,8 +121,8 @@ class Writer:
 
     async def live(self) -> int:
         """How many connections are stored and not removed."""
-        async with self._engine.connect() as connection:
-            count: int = await connection.scalar(statements.LIVE_COUNT, self._scope.keys) or 0
+        async with self._pool.connection() as connection:
+            count: int = await scalar(connection, statements.LIVE_COUNT, self._scope.keys)
         return count
 
     async def confirm_removals(self) -> None:
@@ -136,7 +136,7 @@ class Writer:
     async def _transaction(self, answers: Sequence[Answer], locked: AbstractSet[str]) -> Settlement:
         fetched = [answer for answer in answers if not isinstance(answer, Failure)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
-        async with self._engine.begin() as connection:
+        async with self._pool.transaction() as connection:
             batch = _Batch(connection, self._scope)
             fetched_outcomes, rows_written, held = await batch.apply(fetched, locked, hold=True)
             await batch.clear_failures([answer for answer in fetched if answer.item.identifier not in held])
@@ -154,7 +154,7 @@ class Writer:
         return settlement
 
     async def _confirmation(self, locked: AbstractSet[str]) -> Settlement:
-        async with self._engine.begin() as connection:
+        async with self._pool.transaction() as connection:
             held = await connection.execute(
                 statements.HELD,
                 {
@@ -164,7 +164,7 @@ class Writer:
                     "page": CONFIRMED_AT_ONCE,
                 },
             )
-            missing = [Missing(Item(0, row.identifier), row.last_failed_at) for row in held]
+            missing = [Missing(Item(0, row.identifier), row.last_failed_at) async for row in held]
             batch = _Batch(connection, self._scope)
             outcomes, rows_written, _ = await batch.apply(missing, locked, hold=False)
             await batch.clear_failures(missing)
@@ -172,7 +172,7 @@ class Writer:
             await self._record(connection, settlement)
         return settlement
 
-    async def _record(self, connection: AsyncConnection, settlement: Settlement) -> None:
+    async def _record(self, connection: Connection, settlement: Settlement) -> None:
         await connection.execute(
             statements.RECORD_RUN, {"id": self._scope.run_id, **self._ledger.standing(settlement)}
         )
@@ -199,7 +199,7 @@ async def _in_order(transaction: Callable[[AbstractSet[str]], Awaitable[Settleme
 class _Batch:
     """The statements of one transaction."""
 
-    def __init__(self, connection: AsyncConnection, scope: Scope) -> None:
+    def __init__(self, connection: Connection, scope: Scope) -> None:
         self._connection = connection
         self._scope = scope
 
@@ -245,9 +245,7 @@ class _Batch:
         await self._write(statements.ADD_VERSIONS, VersionRow._fields, versions)
         return rows_written
 
-    async def _write(
-        self, statement: TextClause, fields: tuple[str, ...], rows: Sequence[tuple[Value, ...]]
-    ) -> int:
+    async def _write(self, statement: str, fields: tuple[str, ...], rows: Sequence[tuple[Value, ...]]) -> int:
         if not rows:
             return 0
         return (await self._execute(statement, **columns(fields, rows))).rowcount
@@ -278,30 +276,29 @@ class _Batch:
             run_id=self._scope.run_id,
         )
 
-    async def _execute(self, statement: TextClause, **parameters: object) -> CursorResult[Any]:
+    async def _execute(self, statement: str, **parameters: object) -> AsyncCursor[Any]:
         return await self._connection.execute(
             statement,
             {**self._scope.keys, **parameters},
         )
 
 
-async def stored_for(connection: AsyncConnection, scope: Scope, fetched: Sequence[Fetched]) -> Stored:
+async def stored_for(connection: Connection, scope: Scope, fetched: Sequence[Fetched]) -> Stored:
     """What the database has of the connections and participants that `fetched` is about; without locks."""
 
-    async def execute(statement: TextClause, **parameters: object) -> CursorResult[Any]:
+    async def execute(statement: str, **parameters: object) -> AsyncCursor[Any]:
         return await connection.execute(statement, {**scope.keys, **parameters})
 
     ids = [answer.item.identifier for answer in fetched]
     stored = Stored()
-    for row in await execute(statements.CONNECTIONS, ids=literal(ids)):
+    async for row in await execute(statements.CONNECTIONS, ids=literal(ids)):
         stored.connections[row.id] = ConnectionRow._make(row)
     if stored.connections:
         known = literal(stored.connections)
-        for row in await execute(statements.TYPES, ids=known):
+        async for row in await execute(statements.TYPES, ids=known):
             stored.types.setdefault(row.connection_id, {})[row.type] = TypeRow._make(row)
-        for row in await execute(statements.OPEN_VERSIONS, ids=known):
-            version: tuple[Any, ...] = tuple(row)
-            stored.versions[row.connection_id, row.type] = VersionRow(*version)
+        async for row in await execute(statements.OPEN_VERSIONS, ids=known):
+            stored.versions[row.connection_id, row.type] = VersionRow(*row)
     participants = {
         (each.participant_kind, each.participant_id)
         for answer in fetched
@@ -310,7 +307,7 @@ async def stored_for(connection: AsyncConnection, scope: Scope, fetched: Sequenc
     }
     if participants:
         kinds, wanted = map(set, zip(*participants, strict=True))
-        for row in await execute(statements.PARTICIPANTS, kinds=literal(kinds), ids=literal(wanted)):
+        async for row in await execute(statements.PARTICIPANTS, kinds=literal(kinds), ids=literal(wanted)):
             stored.participants[row.kind, row.id] = ParticipantRow._make(row)
     return stored
 

@@ -54,7 +54,7 @@ from syncer.partner_central.turns import Turns
 from syncer.sharing import shared
 from syncer.store import runs
 from syncer.store.embedded import embedded
-from syncer.store.engine import engine_for
+from syncer.store.pool import Pool
 from syncer.store.rates import Rates
 from syncer.store.schema import migrate
 from syncer.store.writer import Scope
@@ -269,9 +269,9 @@ def worker(database_url: str, url: str, ids: int, *, taken: Any, begin: Any, tol
             yield identifiers[number]
 
     async def main() -> None:
-        engine = engine_for(database_url)
-        clock = await runs.ready(engine, database_url)
-        rates = Rates(engine, Scope(runs.new_id(clock.now()), OWN_ACCOUNT, CATALOG))
+        connections = Pool(database_url)
+        clock = await runs.ready(connections)
+        rates = Rates(connections, Scope(runs.new_id(clock.now()), OWN_ACCOUNT, CATALOG))
         pacer = Pacer()
         turns, retrying = Turns(pacer, anyio.sleep), Retrying(6, anyio.sleep, _ignored)
         async with opened(own_session(), catalog=CATALOG, connections=SLOTS) as api:
@@ -284,7 +284,7 @@ def worker(database_url: str, url: str, ids: int, *, taken: Any, begin: Any, tol
             await anyio.to_thread.run_sync(begin.wait)
             async with shared(rates, {GET: pacer}):
                 await each(pool(), one, SLOTS)
-        await engine.dispose()
+        await connections.close()
 
     anyio.run(main, backend_options=UVLOOP)
     told.put(fetched)

@@ -24,7 +24,7 @@ from sqlalchemy import make_url
 
 from syncer.demo import environment
 from syncer.store.embedded import embedded
-from syncer.store.engine import engine_for
+from syncer.store.pool import Pool
 from syncer.store.schema import migrate
 from tests.benchmarks import chart, lean_server, write_path
 
@@ -60,11 +60,8 @@ def synced(folder: Path, size: int, url: str, api: str) -> Cost:
 
 
 async def writer_alone(url: str) -> float:
-    engine = engine_for(url)
-    try:
-        return WRITTEN / await write_path.ours(engine, write_path.batches(WRITTEN))
-    finally:
-        await engine.dispose()
+    async with Pool(url) as pool:
+        return WRITTEN / await write_path.ours(pool, write_path.batches(WRITTEN))
 
 
 def plot(costs: Sequence[Cost], start: Cost) -> str:

@@ -17,16 +17,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlalchemy import create_engine, make_url
+from sqlmodel import Session
 
 from syncer.answers import Connection, ConnectionType, Found
 from syncer.identifiers import Item
 from syncer.ledger import Ledger, Settlement
 from syncer.store import runs, tables
 from syncer.store.embedded import embedded
-from syncer.store.engine import engine_for
+from syncer.store.pool import Pool
 from syncer.store.schema import migrate
 from syncer.store.writer import Scope, Writer
 
@@ -35,7 +34,7 @@ BATCH = 500
 TABLES = "connection, connection_type, participant, connection_type_history, sync_run, sync_failure"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
-Contender = Callable[[AsyncEngine, list[list[Found]]], Awaitable[float]]
+Contender = Callable[[Pool, list[list[Found]]], Awaitable[float]]
 
 
 def connection(number: int) -> Connection:
@@ -72,14 +71,14 @@ def batches(connections: int) -> list[list[Found]]:
     return [found[start : start + BATCH] for start in range(0, connections, BATCH)]
 
 
-async def ours(engine: AsyncEngine, work: list[list[Found]]) -> float:
+async def ours(pool: Pool, work: list[list[Found]]) -> float:
     scope, ledger = Scope(runs.new_id(START), ACCOUNT, CATALOG), Ledger()
-    await runs.start(engine, scope, runs.Beginning("file", START))
+    await runs.start(pool, scope, runs.Beginning("file", START))
 
     async def committed(settlement: Settlement) -> None:
         pass
 
-    writer = Writer(engine, scope, ledger, now=lambda: START, sleep=anyio.sleep, committed=committed)
+    writer = Writer(pool, scope, ledger, now=lambda: START, sleep=anyio.sleep, committed=committed)
     began = time.perf_counter()
     for batch in work:
         for answer in batch:
@@ -88,15 +87,19 @@ async def ours(engine: AsyncEngine, work: list[list[Found]]) -> float:
     return time.perf_counter() - began
 
 
-async def merge(engine: AsyncEngine, work: list[list[Found]]) -> float:
+async def merge(pool: Pool, work: list[list[Found]]) -> float:
     """What the ORM's manual suggests: one session per batch, one merge per row."""
+    engine = create_engine(make_url(pool.url).set(drivername="postgresql+psycopg"))
+    engine.connect().close()
     began = time.perf_counter()
     for batch in work:
-        async with AsyncSession(engine) as session:
+        with Session(engine) as session:
             for row in _models(batch):
-                await session.merge(row)
-            await session.commit()
-    return time.perf_counter() - began
+                session.merge(row)
+            session.commit()
+    took = time.perf_counter() - began
+    engine.dispose()
+    return took
 
 
 def _models(batch: list[Found]) -> Iterator[tables.Connection | tables.Participant | tables.ConnectionType]:
@@ -136,70 +139,66 @@ def _models(batch: list[Found]) -> Iterator[tables.Connection | tables.Participa
             )
 
 
-async def copy(engine: AsyncEngine, work: list[list[Found]]) -> float:
+async def copy(pool: Pool, work: list[list[Found]]) -> float:
     """No upsert, no comparison, each participant once: what Postgres takes at best, row by row given."""
     seen: set[str] = set()
     began = time.perf_counter()
     for batch in work:
-        async with engine.begin() as transaction:
-            raw = (await transaction.get_raw_connection()).driver_connection
-            assert raw is not None
-            async with raw.cursor() as cursor:
-                async with cursor.copy(
-                    "COPY connection (account_id, catalog, id, arn, other_participant_account_id, updated_at,"
-                    " first_seen_at, synced_at) FROM STDIN"
-                ) as rows:
-                    for answer in batch:
-                        each = answer.connection
+        async with pool.transaction() as connection, connection.cursor() as cursor:
+            async with cursor.copy(
+                "COPY connection (account_id, catalog, id, arn, other_participant_account_id, updated_at,"
+                " first_seen_at, synced_at) FROM STDIN"
+            ) as rows:
+                for answer in batch:
+                    each = answer.connection
+                    await rows.write_row(
+                        (ACCOUNT, CATALOG, each.id, each.arn, each.other_participant_account_id,
+                         each.updated_at, START, START)
+                    )  # fmt: skip
+            async with cursor.copy(
+                "COPY participant (account_id, catalog, kind, id, name, connection_id, updated_at) FROM STDIN"
+            ) as rows:
+                for answer in batch:
+                    each = answer.connection
+                    for kind in each.types:
+                        if kind.participant_id not in seen:
+                            seen.add(kind.participant_id)
+                            await rows.write_row(
+                                (ACCOUNT, CATALOG, kind.participant_kind, kind.participant_id,
+                                 kind.participant_name, each.id, each.updated_at)
+                            )  # fmt: skip
+            async with cursor.copy(
+                "COPY connection_type (account_id, catalog, connection_id, type, status, created_at,"
+                " inviter_email, inviter_name, canceled_at, canceled_by, participant_kind,"
+                " participant_id) FROM STDIN"
+            ) as rows:
+                for answer in batch:
+                    each = answer.connection
+                    for kind in each.types:
                         await rows.write_row(
-                            (ACCOUNT, CATALOG, each.id, each.arn, each.other_participant_account_id,
-                             each.updated_at, START, START)
+                            (ACCOUNT, CATALOG, each.id, kind.type, kind.status, kind.created_at,
+                             kind.inviter_email, kind.inviter_name, None, None, kind.participant_kind,
+                             kind.participant_id)
                         )  # fmt: skip
-                async with cursor.copy(
-                    "COPY participant (account_id, catalog, kind, id, name, connection_id, updated_at)"
-                    " FROM STDIN"
-                ) as rows:
-                    for answer in batch:
-                        each = answer.connection
-                        for kind in each.types:
-                            if kind.participant_id not in seen:
-                                seen.add(kind.participant_id)
-                                await rows.write_row(
-                                    (ACCOUNT, CATALOG, kind.participant_kind, kind.participant_id,
-                                     kind.participant_name, each.id, each.updated_at)
-                                )  # fmt: skip
-                async with cursor.copy(
-                    "COPY connection_type (account_id, catalog, connection_id, type, status, created_at,"
-                    " inviter_email, inviter_name, canceled_at, canceled_by, participant_kind,"
-                    " participant_id) FROM STDIN"
-                ) as rows:
-                    for answer in batch:
-                        each = answer.connection
-                        for kind in each.types:
-                            await rows.write_row(
-                                (ACCOUNT, CATALOG, each.id, kind.type, kind.status, kind.created_at,
-                                 kind.inviter_email, kind.inviter_name, None, None, kind.participant_kind,
-                                 kind.participant_id)
-                            )  # fmt: skip
-                async with cursor.copy(
-                    "COPY connection_type_history (account_id, catalog, connection_id, type, status,"
-                    " created_at, inviter_email, inviter_name, canceled_at, canceled_by, participant_kind,"
-                    " participant_id, participant_name, valid_from) FROM STDIN"
-                ) as rows:
-                    for answer in batch:
-                        each = answer.connection
-                        for kind in each.types:
-                            await rows.write_row(
-                                (ACCOUNT, CATALOG, each.id, kind.type, kind.status, kind.created_at,
-                                 kind.inviter_email, kind.inviter_name, None, None, kind.participant_kind,
-                                 kind.participant_id, kind.participant_name, each.updated_at)
-                            )  # fmt: skip
+            async with cursor.copy(
+                "COPY connection_type_history (account_id, catalog, connection_id, type, status,"
+                " created_at, inviter_email, inviter_name, canceled_at, canceled_by, participant_kind,"
+                " participant_id, participant_name, valid_from) FROM STDIN"
+            ) as rows:
+                for answer in batch:
+                    each = answer.connection
+                    for kind in each.types:
+                        await rows.write_row(
+                            (ACCOUNT, CATALOG, each.id, kind.type, kind.status, kind.created_at,
+                             kind.inviter_email, kind.inviter_name, None, None, kind.participant_kind,
+                             kind.participant_id, kind.participant_name, each.updated_at)
+                        )  # fmt: skip
     return time.perf_counter() - began
 
 
 async def compare(url: str, connections: int, rounds: int) -> None:
     await migrate(url)
-    engine = engine_for(url)
+    pool = Pool(url)
     work = batches(connections)
     few = work[: max(1, len(work) // 20)]  # merge is too slow for all of them
     rates: dict[str, list[float]] = {"syncer": [], "COPY": [], "session.merge": [], "syncer, again": []}
@@ -211,11 +210,11 @@ async def compare(url: str, connections: int, rounds: int) -> None:
             ("syncer, again", ours, work),
         ):
             if name != "syncer, again":
-                async with engine.begin() as transaction:
-                    await transaction.execute(text(f"TRUNCATE {TABLES}"))
-            seconds = await contender(engine, load)
+                async with pool.connection() as connection:
+                    await connection.execute(f"TRUNCATE {TABLES}")
+            seconds = await contender(pool, load)
             rates[name].append(sum(map(len, load)) / seconds)
-    await engine.dispose()
+    await pool.close()
     print(f"{connections:,} connections, {BATCH} per transaction, {rounds} rounds")
     for name, each in rates.items():
         ratio = statistics.median(ours / it for ours, it in zip(rates["syncer"], each, strict=True))

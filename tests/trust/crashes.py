@@ -42,7 +42,6 @@ from syncer.identifiers import CONNECTION_ID
 from syncer.partner_central.pacing import Report, exchange
 from syncer.partner_central.population import OWN_ACCOUNT, Population
 from syncer.partner_central.simulator import GET, Faults, Simulator
-from syncer.store.engine import sqlalchemy_url
 from syncer.store.schema import VERSION, migrations
 from tests.conftest import database_on, server
 from tests.sqs_server import Cut, Message, SqsServer
@@ -552,7 +551,7 @@ def templates(server_url: str) -> Iterator[Mapping[str, str]]:
     with contextlib.ExitStack() as stack:
         for version in ("0001", "0002", "0003", VERSION, "prepared"):
             made[version], url = stack.enter_context(database_on(server_url))
-            engine = create_engine(sqlalchemy_url(url))
+            engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
             with engine.connect() as connection:
                 config = Config(attributes={"connection": connection})
                 config.set_main_option("script_location", str(migrations()).replace("%", "%%"))

@@ -122,7 +122,7 @@ def _parent() -> None:
     import alembic.command  # noqa: F401, PLC0415
     import psycopg  # noqa: F401, PLC0415
     import rich.console  # noqa: F401, PLC0415
-    import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401, PLC0415
+    import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401, PLC0415  (migrations)
     import uvloop  # noqa: F401, PLC0415
 
     import syncer.cli  # noqa: PLC0415

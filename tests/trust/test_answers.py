@@ -34,7 +34,7 @@ from syncer.partner_central.simulator import CONTENT_TYPE, Simulator
 from syncer.partner_central.turns import Turns
 from syncer.storable import UNSTORABLE
 from syncer.store import runs
-from syncer.store.engine import engine_for
+from syncer.store.pool import Pool
 from syncer.store.writer import Scope, Writer
 from tests.conftest import database_on
 from tests.trust import ledger
@@ -146,7 +146,7 @@ class Way:
             self._api = await self._stack.enter_async_context(
                 client.opened(client.own_session(), catalog="AWS", connections=4)
             )
-        self._engine = engine_for(self.url)
+        self._pool = Pool(self.url)
 
     def _answer(self, request: dict[str, Any]) -> web.Response:
         return web.Response(body=self._bodies[request["Identifier"]], headers={"Content-Type": CONTENT_TYPE})
@@ -168,12 +168,12 @@ class Way:
             calls=Calls(),
         )
         books, scope = Ledger(), Scope(runs.new_id(T0), OWN_ACCOUNT, "AWS")
-        await runs.start(self._engine, scope, runs.Beginning("file", T0))
+        await runs.start(self._pool, scope, runs.Beginning("file", T0))
 
         async def committed(_: Settlement) -> None:
             pass
 
-        writer = Writer(self._engine, scope, books, now=lambda: T0, sleep=anyio.sleep, committed=committed)
+        writer = Writer(self._pool, scope, books, now=lambda: T0, sleep=anyio.sleep, committed=committed)
         answers = []
         for position, identifier in enumerate(bodies):
             item = Item(position, identifier)
@@ -209,7 +209,7 @@ class Way:
     def close(self) -> None:
         async def close() -> None:
             await self._stack.aclose()
-            await self._engine.dispose()
+            await self._pool.close()
 
         self._runner.run(close())
         self._runner.close()

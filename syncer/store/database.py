@@ -1,23 +1,15 @@
-"""The database engine, and what its errors mean for a run.
-
-The driver is psycopg 3: set-wise statements are as quick with it as with asyncpg, and it lives well with
-PgBouncer in transaction mode and with cancellation.
-"""
+"""How a database is named, and what its errors mean for a run."""
 
 import os
-from typing import Any
+import re
+from dataclasses import dataclass
 
-from sqlalchemy import URL, event, make_url
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
-from sqlalchemy.util import await_only
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
-from syncer.rds import NoToken, tokens
+from syncer.rds import NoToken
 from syncer.settings import DatabaseAuth
 
-CONNECT_TIMEOUT = 10
 PORT = 5432
 # In a URL, beside what libpq knows: how to log in. So that a URL says all that a connection needs.
 AUTH = "syncer_auth"
@@ -51,91 +43,89 @@ class DatabaseNotSetUp(DatabaseError):
     """There is no such database, or not with this program's schema."""
 
 
-def sqlalchemy_url(url: str) -> URL:
-    """`url` (``postgresql://…``, as psql takes it) for SQLAlchemy and psycopg.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A database, as a URL names it. parameters: libpq's, by their names. auth: how to log in."""
+
+    parameters: dict[str, str]
+    auth: DatabaseAuth
+
+    @property
+    def host(self) -> str:
+        """Its name, or names; a folder for a local socket; empty where libpq's own default is meant."""
+        return self.parameters.get("host", "")
+
+    @property
+    def port(self) -> str:
+        """Its number, or numbers; empty where libpq's own default is meant."""
+        return self.parameters.get("port", "")
+
+    @property
+    def user(self) -> str:
+        """Empty where libpq's own default is meant."""
+        return self.parameters.get("user", "")
+
+
+def target(url: str) -> Target:
+    """What `url` (``postgresql://…``, as psql takes it) names.
 
     Raises `BadDatabaseUrl`, without repeating the URL: there may be a password in it.
     """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise BadDatabaseUrl("DATABASE_URL is no URL such as postgresql://user@host/database") from None
-    if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+    scheme, separator, rest = url.partition("://")
+    if not separator or not re.fullmatch(r"[a-z0-9+]+", scheme):
+        raise BadDatabaseUrl("DATABASE_URL is no URL such as postgresql://user@host/database")
+    if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
         raise BadDatabaseUrl(
-            f"DATABASE_URL begins with {parsed.drivername}://, but syncer needs Postgres: postgresql://…"
+            f"DATABASE_URL begins with {scheme}://, but syncer needs Postgres: postgresql://…"
         )
-    if parsed.host and "@" in parsed.host:
-        # What stands before it belongs to a password: the host must not be shown to anybody.
+    place, _, query = rest.partition("?")
+    options = [option for option in query.split("&") if option]
+    auths = [option.partition("=")[2] for option in options if option.startswith(f"{AUTH}=")]
+    plain = "&".join(option for option in options if not option.startswith(f"{AUTH}="))
+    try:
+        found = conninfo_to_dict(f"postgresql://{place}?{plain}")
+    except psycopg.ProgrammingError as error:
+        unknown = re.search(r'invalid URI query parameter: "(\w+)"', str(error))
+        if unknown and "@" not in query:
+            raise BadDatabaseUrl(f"DATABASE_URL has a parameter that does not exist: {unknown[1]}") from None
+        raise BadDatabaseUrl(
+            "DATABASE_URL is no URL such as postgresql://user@host/database; "
+            "in user and password write %25 for %, %2F for /, %3F for ?"
+        ) from None
+    parameters = {name: str(value) for name, value in found.items() if value is not None}
+    # What is taken for a host, a port or a database may be the end of a password: nobody must be shown it.
+    if "@" in parameters.get("host", "") or "@" in place.partition("@")[2] or "@" in place.partition("/")[2]:
         raise BadDatabaseUrl("DATABASE_URL has an @ in its user or password: write it as %40")
-    return parsed.set(drivername="postgresql+psycopg").difference_update_query([AUTH])
+    if not re.fullmatch(r"[0-9,]*", parameters.get("port", "")):
+        raise BadDatabaseUrl(
+            "DATABASE_URL: the port is no number; in user and password write %3A for :, %2F for /, %3F for ?"
+        )
+    return Target(parameters, DatabaseAuth(auths[-1]) if auths else DatabaseAuth.PASSWORD)
 
 
 def with_auth(url: str, auth: DatabaseAuth) -> str:
     """`url`, for connections that log in like this. Raises `BadDatabaseUrl` where that cannot be."""
     if auth is DatabaseAuth.PASSWORD:
         return url
-    parsed = sqlalchemy_url(url)
-    if not parsed.host or not parsed.username or "," in parsed.host:
+    named = target(url)
+    if not named.host or not named.user or "," in named.host:
         raise BadDatabaseUrl("--db-auth iam: DATABASE_URL has to name one host and a user")
-    if parsed.password:
+    if "password" in named.parameters:
         raise BadDatabaseUrl("--db-auth iam makes its own password: leave the one in DATABASE_URL away")
-    mode = parsed.query.get("sslmode") or os.environ.get("PGSSLMODE") or ENCRYPTED[-1]
+    mode = named.parameters.get("sslmode") or os.environ.get("PGSSLMODE") or ENCRYPTED[-1]
     if mode not in ENCRYPTED:
         raise BadDatabaseUrl(f"--db-auth iam sends a token over the wire: sslmode={ENCRYPTED[-1]}, please")
-    parsed = parsed.update_query_dict({"sslmode": mode, AUTH: auth})
-    return parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+    more = f"{AUTH}={auth}" if "sslmode" in named.parameters else f"sslmode={mode}&{AUTH}={auth}"
+    return f"{url}{'&' if '?' in url else '?'}{more}"
 
 
 def described(url: str) -> str:
-    """Host and database of `url`, for people; never its password."""
-    parsed = sqlalchemy_url(url)
-    host = parsed.host or parsed.query.get("host") or "the local socket"
-    port = f":{parsed.port}" if parsed.port else ""
-    return f"database {parsed.database or 'postgres'} on {host}{port}"
-
-
-def engine_for(url: str, connections: int = 3) -> AsyncEngine:
-    """An engine for `url` with up to `connections`; it connects when first used. 0: one for each use.
-
-    Raises `BadDatabaseUrl`.
-    """
-    parsed = sqlalchemy_url(url)
-    pool: dict[str, Any] = (
-        {"pool_size": connections, "max_overflow": 1} if connections else {"poolclass": NullPool}
+    """Host and database of `url`, for people; never its password. Raises `BadDatabaseUrl`."""
+    named = target(url)
+    port = f":{named.port}" if named.port else ""
+    return (
+        f"database {named.parameters.get('dbname', 'postgres')} on {named.host or 'the local socket'}{port}"
     )
-    engine = create_async_engine(
-        parsed,
-        **pool,
-        connect_args={
-            "connect_timeout": CONNECT_TIMEOUT,
-            # Prepared statements outlive a transaction, which PgBouncer in transaction mode does not.
-            "prepare_threshold": None,
-            "application_name": "syncer",
-            # A database host that vanishes is noticed in half a minute, not after two hours.
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 30_000,
-        },
-    )
-    event.listen(engine.sync_engine, "handle_error", _leave_read_only)
-    if make_url(url).query.get(AUTH) == DatabaseAuth.IAM:
-        token = tokens(parsed.host or "", parsed.port or PORT, parsed.username or "")
-
-        @event.listens_for(engine.sync_engine, "do_connect")
-        def log_in(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
-            parameters["password"] = await_only(token())
-
-    return engine
-
-
-def _leave_read_only(context: ExceptionContext) -> None:
-    """Let go of connections to a server that only reads.
-
-    After a failover the old ones may lead to the former primary for ever; a fresh one finds the new one.
-    """
-    if sqlstate(context.original_exception) == READ_ONLY:
-        context.is_disconnect = True
 
 
 # SQLSTATEs, by class or whole: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -165,16 +155,12 @@ NOT_SET_UP = frozenset(
 
 def sqlstate(error: BaseException) -> str | None:
     """The five-character code of a database error; None where the server sent none."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(original, "sqlstate", None)
-    return code if isinstance(code, str) else None
+    return error.sqlstate if isinstance(error, psycopg.Error) else None
 
 
 def violated(error: BaseException) -> str | None:
     """The name of the constraint that `error` is about, if it is about one."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    name = getattr(getattr(original, "diag", None), "constraint_name", None)
-    return name if isinstance(name, str) else None
+    return error.diag.constraint_name if isinstance(error, psycopg.Error) else None
 
 
 def is_passing(error: BaseException) -> bool:
@@ -183,7 +169,7 @@ def is_passing(error: BaseException) -> bool:
         return False
     if isinstance(error, OSError | TimeoutError):
         return True
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, psycopg.Error):
         return False
     code = sqlstate(error)
     if code is None:
@@ -217,7 +203,7 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
         return DatabaseDenied(f"{where}: {error}")
     if (code and (code in DENIED or code.startswith(DENIED_CLASSES))) or words == "denied":
         remedy = "check user, password and rights"
-        if make_url(url).query.get(AUTH) == DatabaseAuth.IAM:
+        if target(url).auth is DatabaseAuth.IAM:
             remedy = "may the AWS role rds-db:connect as this user, and has the user the role rds_iam?"
         elif "no encryption" in str(error):
             remedy = f"the server wants TLS: add ?sslmode={ENCRYPTED[-1]} to DATABASE_URL"
@@ -246,7 +232,7 @@ def _remedy(text: str) -> str:
 
 def _words(error: BaseException) -> str | None:
     """What libpq tells only in words when a connection cannot be made (it passes no SQLSTATE on)."""
-    text = str(error.orig if isinstance(error, DBAPIError) else error)
+    text = str(error)
     if "invalid connection option" in text or "invalid sslmode value" in text:
         return "no such option"
     if any(each in text for each in UNTRUSTED):
@@ -260,9 +246,8 @@ def _words(error: BaseException) -> str | None:
 
 def _named(error: BaseException) -> str:
     """The error's name and code. Not the server's text: that may quote values of the rows."""
-    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     code = sqlstate(error)
     if code:
-        return f"{type(original).__name__}, {code}"
+        return f"{type(error).__name__}, {code}"
     # No server spoke: these are the client library's own words about the connection.
-    return str(original).partition("\n")[0] or type(original).__name__
+    return str(error).partition("\n")[0] or type(error).__name__
