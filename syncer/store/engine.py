@@ -229,12 +229,15 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
     return DatabaseUnavailable(f"{where}: not available now ({_named(error)})")
 
 
+NOT_ITS_CA = f"sslrootcert, or PGSSLROOTCERT, is not this server's CA: take its own; of RDS: {RDS_BUNDLE}"
+
 # What libpq and OpenSSL say about a server that they do not trust, and what there is to be done.
 UNTRUSTED = {
     "root certificate file": "name a file with the CA: sslrootcert=… in DATABASE_URL, or PGSSLROOTCERT; "
     f"of RDS: {RDS_BUNDLE}",
-    "certificate verify failed": "sslrootcert, or PGSSLROOTCERT, is not this server's CA: take its own; "
-    f"of RDS: {RDS_BUNDLE}",
+    "certificate verify failed": NOT_ITS_CA,
+    # A CA of the same name, with another key: the one before, say.
+    "signature failure": NOT_ITS_CA,
     "does not match host name": "the certificate is another server's: connect by a name that it has",
     "server does not support SSL": "switch TLS on at the server; sslmode=prefer does without it",
 }
