@@ -190,3 +190,13 @@ async def test_migrations_and_the_check_go_through_it(
             done = [await program(command) for command in ("migrate", "check", "sync", "status")]
     assert [each.exit for each in done] == [0, 0, 0, 0], [each.stdout + each.stderr for each in done]
     assert rows(empty_database_url, "SELECT count(*) > 0 FROM connection") == [(True,)]
+
+
+async def test_a_setting_that_it_does_not_pass_on_is_named(program: Program, bouncer: Bouncer) -> None:
+    program.environment["DATABASE_URL"] += "?options=-csearch_path%3Dpartners"
+    with bouncer.running():
+        async with served(program, Population(1, seed=306)):
+            done = await program("check")
+    assert done.exit == 78, done.stdout
+    assert "unsupported startup parameter: options" in done.stdout
+    assert "behind PgBouncer, ALTER ROLE … SET does what options=… would" in done.stdout

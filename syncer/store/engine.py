@@ -210,7 +210,10 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
     code = sqlstate(error)
     words = _words(error)
     if words == "no such option":
-        return BadDatabaseUrl(f"{where}: DATABASE_URL has a parameter that does not exist ({_named(error)})")
+        return BadDatabaseUrl(
+            f"{where}: DATABASE_URL has a parameter that is not known there ({_named(error)}): correct it or "
+            "leave it out; behind PgBouncer, ALTER ROLE … SET does what options=… would"
+        )
     if words == "untrusted":
         return DatabaseUntrusted(f"{where}: {_named(error)}: {_remedy(str(error))}")
     if isinstance(error, NoToken):
@@ -226,7 +229,8 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
         return DatabaseNotSetUp(
             f"{where}: not set up ({_named(error)}): run `syncer migrate`, or check the name"
         )
-    return DatabaseUnavailable(f"{where}: not available now ({_named(error)})")
+    remedy = "" if code else ": is it running, is that its host and port, and is there a way to it?"
+    return DatabaseUnavailable(f"{where}: not available now ({_named(error)}){remedy}")
 
 
 NOT_ITS_CA = f"sslrootcert, or PGSSLROOTCERT, is not this server's CA: take its own; of RDS: {RDS_BUNDLE}"
@@ -243,6 +247,10 @@ UNTRUSTED = {
 }
 
 
+# The client's words, and PgBouncer's.
+NO_SUCH_OPTION = ("invalid connection option", "invalid sslmode value", "unsupported startup parameter")
+
+
 def _remedy(text: str) -> str:
     return next(remedy for said, remedy in UNTRUSTED.items() if said in text)
 
@@ -250,7 +258,7 @@ def _remedy(text: str) -> str:
 def _words(error: BaseException) -> str | None:
     """What libpq tells only in words when a connection cannot be made (it passes no SQLSTATE on)."""
     text = str(error.orig if isinstance(error, DBAPIError) else error)
-    if "invalid connection option" in text or "invalid sslmode value" in text:
+    if any(each in text for each in NO_SUCH_OPTION):
         return "no such option"
     if any(each in text for each in UNTRUSTED):
         return "untrusted"
