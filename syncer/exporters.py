@@ -5,12 +5,16 @@ line, and stops no run: the copy is worth more than its curves.
 """
 
 import atexit
+import errno
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import structlog
 
@@ -26,6 +30,9 @@ FLUSH = 3.0
 INSTALL = "pip install 'partnercentral-syncer[otel]'"
 # The specification's own default; the SDK's would be gRPC, whose library is larger than all the rest.
 PROTOCOL = "http/protobuf"
+PORTS = {"http": 80, "https": 443}
+# Seconds for a receiver to be found.
+FINDING = 5.0
 
 log = structlog.get_logger()
 
@@ -38,10 +45,13 @@ class Signals:
     metrics: bool
 
 
+NOTHING = Signals(traces=False, metrics=False)
+
+
 def wanted(variables: Mapping[str, str]) -> Signals:
     """What the `OTEL_` variables ask for. Unlike the specification, silence means no: nobody asked for it."""
     if variables.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return Signals(traces=False, metrics=False)
+        return NOTHING
     if variables.get("OTEL_CONFIG_FILE"):
         return Signals(traces=True, metrics=True)
     return Signals(
@@ -57,7 +67,7 @@ def _exporter(variables: Mapping[str, str], signal: str) -> str:
 
 def missing(variables: Mapping[str, str]) -> str | None:
     """What is to be installed for what is configured; None if nothing is."""
-    if wanted(variables) == Signals(traces=False, metrics=False):
+    if wanted(variables) == NOTHING:
         return None
     try:
         import opentelemetry.sdk  # noqa: F401, PLC0415  (only who wants telemetry waits for it)
@@ -72,23 +82,73 @@ def start(variables: MutableMapping[str, str]) -> Callable[[], None]:
 
     Never raises: what is wrong is a log event.
     """
-    signals = wanted(variables)
-    if not (signals.traces or signals.metrics):
+    if wanted(variables) == NOTHING:
         return _nothing
     lacking = missing(variables)
     if lacking:
         log.warning(Event.TELEMETRY_OFF, why=lacking)
         return _nothing
-    _quieten()
-    for signal in ("TRACES", "METRICS"):
-        variables.setdefault(f"OTEL_{signal}_EXPORTER", _exporter(variables, signal))
-    variables.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", PROTOCOL)
     try:
-        _configure(_resource(variables))
+        _set_up(variables)
     except Exception as error:  # noqa: BLE001  (whatever it is, the run is worth more)
         log.warning(Event.TELEMETRY_OFF, why=_reason(error))
         return _nothing
     return _flush
+
+
+def wrong(variables: MutableMapping[str, str]) -> str | None:
+    """What keeps telemetry from its receiver; None where nothing does, or none is wanted.
+
+    It is set up to find out, and ended again.
+    """
+    if wanted(variables) == NOTHING:
+        return None
+    found = missing(variables) or _unreachable(variables)
+    if found:
+        return found
+    try:
+        _set_up(variables)
+    except Exception as error:  # noqa: BLE001  (as above)
+        # A worker beside us has the port, and is to have it.
+        return None if getattr(error, "errno", None) == errno.EADDRINUSE else _reason(error)
+    _flush()
+    return None
+
+
+def _unreachable(variables: Mapping[str, str]) -> str | None:
+    """What is wrong with where OTLP is to go: no URL, or nobody there. No more than host and port is told."""
+    if variables.get("OTEL_CONFIG_FILE"):
+        return None
+    for signal in ("TRACES", "METRICS"):
+        names = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+        name = next((name for name in names if variables.get(name)), None)
+        if _exporter(variables, signal) != "otlp" or name is None:
+            continue
+        try:
+            url = urlsplit(variables[name])
+            host, port = url.hostname, url.port or PORTS.get(url.scheme)
+        except ValueError:
+            host, port = None, None
+        if not host or not port:
+            return f"{name} is no URL such as http://collector.example:4318"
+        if getproxies().get(url.scheme) and not proxy_bypass(host):
+            continue
+        try:
+            socket.create_connection((host, port), FINDING).close()
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            return (
+                f"{name}: nobody answers at {host}:{port} ({why}): is the collector there, and a way to it?"
+            )
+    return None
+
+
+def _set_up(variables: MutableMapping[str, str]) -> None:
+    _quieten()
+    for signal in ("TRACES", "METRICS"):
+        variables.setdefault(f"OTEL_{signal}_EXPORTER", _exporter(variables, signal))
+    variables.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", PROTOCOL)
+    _configure(_resource(variables))
 
 
 def _configure(resource: dict[str, str]) -> None:

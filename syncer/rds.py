@@ -3,6 +3,7 @@
 Source: the RDS user guide, "IAM database authentication". A token holds for 15 minutes, and only to log in.
 """
 
+import os
 import re
 from collections.abc import Awaitable, Callable
 
@@ -35,7 +36,9 @@ def tokens(host: str, port: int, user: str) -> Callable[[], Awaitable[str]]:
         try:
             if not sessions:
                 sessions.append(aioboto3.Session())
-            where = region(host, sessions[0].region_name)
+            # The SDK looks at AWS_DEFAULT_REGION only. Containers and functions have the other one.
+            configured = os.environ.get("AWS_REGION") or sessions[0].region_name
+            where = region(host, configured)
             if where is None:
                 raise NoToken(f"{host} does not tell the database's region: set AWS_REGION")
             async with sessions[0].client("rds", region_name=where) as rds:

@@ -3,6 +3,7 @@
 What a command needs is imported when it runs: `syncer --help` should not wait for the SDK.
 """
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -46,10 +47,17 @@ def check(
     """Tell whether everything is there that a run needs: database, schema, credentials, API, queue."""
     import os
 
-    from syncer.check import findings, settings
+    from syncer.check import Finding, findings, settings
+    from syncer.store.embedded import EmbeddedUnavailable
+    from syncer.store.database import DatabaseError
 
     found = settings(os.environ, context)
-    with database_at(database_url, db_auth) as url:
+    with ExitStack() as leaving:
+        url = None
+        try:
+            url = leaving.enter_context(database_at(database_url, db_auth))
+        except (Refusal, DatabaseError, EmbeddedUnavailable) as error:
+            found.append(Finding("database", Exit.NOT_SET_UP, str(error)))
         found += run(findings(RunSettings(account_id=account_id, catalog=catalog), url, queue_url))
     for finding in found:
         typer.echo(f"{'ok    ' if finding.exit is Exit.OK else 'FAILED'} {finding.part}: {finding.message}")

@@ -29,14 +29,16 @@ def _names(envvar: str | list[str] | None) -> Iterable[str]:
 
 def unknown(variables: Iterable[str], known: Iterable[str]) -> Iterator[tuple[str, str | None]]:
     """The `SYNCER_` variables that mean nothing, each with the known name that is most like it."""
-    names = sorted(name for name in known if name.startswith(PREFIX))
-    for name in sorted(variables):
-        if name.startswith(PREFIX) and name not in names:
-            yield name, next(iter(difflib.get_close_matches(name, names, n=1)), None)
+    names = sorted(name.removeprefix(PREFIX) for name in known if name.startswith(PREFIX))
+    for variable in sorted(variables):
+        name = variable.removeprefix(PREFIX)
+        if variable.startswith(PREFIX) and name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            yield variable, f"{PREFIX}{near[0]}" if near else None
 
 
 def unusable(variables: Mapping[str, str], context: typer.Context) -> Iterator[tuple[str, str]]:
-    """The variables whose values no command could use, each with the kind of value that it takes."""
+    """The variables whose values no command could use, each with the option that it stands for."""
     for name, parameters in sorted(known_to(context).items()):
         if not variables.get(name):
             continue
@@ -44,6 +46,5 @@ def unusable(variables: Mapping[str, str], context: typer.Context) -> Iterator[t
             try:
                 parameter.process_value(context, parameter.value_from_envvar(context))
             except Exception:  # noqa: BLE001  (whatever it says may quote the value)
-                kind = getattr(parameter, "metavar", None) or parameter.type.name
-                yield name, str(kind)
+                yield name, parameter.opts[0]
                 break

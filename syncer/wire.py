@@ -19,7 +19,7 @@ import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
 from botocore import UNSIGNED
-from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, CredentialRetrievalError, NoCredentialsError
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
@@ -48,6 +48,12 @@ class ServiceError(Exception):
 
 class NotJson(Exception):
     """An answer that tells of success, but is no JSON object."""
+
+
+class Unusable(BotoCoreError):  # type: ignore[misc]  # the SDK has no types
+    """A setting of the SDK's that it takes, and then cannot use."""
+
+    fmt = "{why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +126,19 @@ async def opened(
     operation: one of the service's, as the SDK names its methods. connecting, answering: seconds, the latter
     for all of a request. Raises botocore's BotoCoreError where the SDK's settings cannot be used.
     """
-    endpoint = await _endpoint(session, service, operation, region)
+    try:
+        endpoint = await _endpoint(session, service, operation, region)
+    except BotoCoreError:
+        raise
+    except ValueError as error:
+        raise Unusable(why=f"{error}: see AWS_ENDPOINT_URL and its like") from None
     credentials = await session.get_credentials() or _NoCredentials()
     bundle = session._session.get_config_variable("ca_bundle")  # noqa: SLF001  (aioboto3 has no other way to it)
-    trusted = ssl.create_default_context(cafile=get_cert_path(bundle or True))
+    try:
+        trusted = ssl.create_default_context(cafile=get_cert_path(bundle or True))
+    except OSError as error:
+        why = f"AWS_CA_BUNDLE: {bundle} cannot be read: {error.strerror or type(error).__name__}"
+        raise Unusable(why=why) from None
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, ssl=trusted, keepalive_timeout=KEEP_ALIVE),
         timeout=aiohttp.ClientTimeout(total=answering, sock_connect=connecting),

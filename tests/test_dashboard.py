@@ -1,6 +1,7 @@
 """Dashboard and alerts ask only for what the program tells: names, labels, and the values they match."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from syncer.outcomes import Outcome
 from syncer.partner_central import errors
 from syncer.settings import Input
 from syncer.sqs.client import Depth
+from tests.test_readme import section
 from tests.test_telemetry import exposed  # noqa: F401  (a fixture)
 
 FOLDER = Path(__file__).parent.parent / "deploy" / "grafana"
@@ -87,6 +89,8 @@ def test_the_outcomes_of_calls_are_the_kinds_of_errors() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.PartnerCentralError)
     } - {"PartnerCentralError"}
     assert {each.replace("_", "") for each in CALL_OUTCOMES - {"ok"}} == {kind.lower() for kind in kinds}
+    (told,) = re.findall(r"Of calls, `syncer.outcome` is (.*)", section("See what it does"))
+    assert set(re.findall(r"`(\w+)`", told)) == CALL_OUTCOMES
 
 
 def test_each_panel_and_each_alert_says_what_it_means() -> None:

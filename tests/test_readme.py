@@ -12,6 +12,7 @@ from syncer.cli import app
 from syncer.exits import Exit
 from syncer.outcomes import Outcome
 from syncer.store import tables  # noqa: F401  (so that SQLModel knows the tables)
+from syncer.telemetry import INSTRUMENTS, Span
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]  # a Typer app with commands is a group
@@ -68,6 +69,24 @@ def test_the_exit_codes_are_those_of_the_program() -> None:
 def test_the_outcomes_are_those_of_the_program() -> None:
     documented = [row[0].strip("`") for row in rows_of_table(section("Outcomes"))]
     assert documented == [outcome.value for outcome in Outcome]
+
+
+def test_the_metrics_are_those_of_the_program() -> None:
+    documented = {
+        row[0].strip("`"): (row[1], row[2].strip("`"), tuple(re.findall(r"`([a-z_.]+)`", row[4])))
+        for row in rows_of_table(section("See what it does").partition("| span |")[0])
+    }
+    assert documented == {each.name: (each.kind, each.unit, each.attributes) for each in INSTRUMENTS}
+
+
+def test_the_spans_are_those_of_the_program() -> None:
+    assert set(attributes_of_spans()) == set(Span)
+
+
+def attributes_of_spans() -> dict[str, set[str]]:
+    """By the span's name, what the README says that it has; `error.type` beside."""
+    table = section("See what it does").partition("Of calls,")[2]
+    return {row[0].strip("`"): set(re.findall(r"`([a-z_.]+)`", row[2])) for row in rows_of_table(table)}
 
 
 @pytest.mark.parametrize("table", sorted(SQLModel.metadata.tables))

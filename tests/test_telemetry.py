@@ -20,6 +20,7 @@ from syncer.partner_central.simulator import Faults
 from syncer.telemetry import INSTRUMENTS, Kind, Span
 from tests.collector import Collector, attributes
 from tests.conftest import Program, Queues, finished, ids_file, rows, served, until
+from tests.test_readme import attributes_of_spans
 
 BY_NAME = {instrument.name: instrument for instrument in INSTRUMENTS}
 NEVER = Signals(traces=False, metrics=False)
@@ -73,6 +74,9 @@ async def test_a_run_is_told_with_its_batches_and_fetches(program: Program) -> N
     batches, fetches = collector.spans(Span.BATCH), collector.spans(Span.FETCH)
     assert len(batches) >= 3
     assert {each.parent_span_id for each in (*batches, *fetches)} == {run.span_id}
+    documented = attributes_of_spans()
+    for span in (run, *batches, *fetches):
+        assert set(attributes(span)) - {"error.type"} == documented[span.name]
     assert sum(attributes(each)["syncer.answers"] for each in batches) == (
         result["read"] - result["duplicate"]
     )

@@ -15,7 +15,7 @@ import aioboto3
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioAssumeRoleCredentialFetcher, AioDeferredRefreshableCredentials
 from aiobotocore.session import get_session
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoCredentialsError
 
 from syncer.partner_central.errors import Denied, translated
 from syncer.wire import Wire
@@ -97,6 +97,15 @@ def own_session() -> aioboto3.Session:
     try:
         return _knowing(aioboto3.Session())
     except BotoCoreError as error:  # no such profile, a broken configuration file
+        raise Denied(type(error).__name__, str(error)) from None
+
+
+async def signs(session: aioboto3.Session) -> None:
+    """Raises `PartnerCentralError` where `session` has no credentials to sign with. Asks no service."""
+    try:
+        if await session.get_credentials() is None:
+            raise NoCredentialsError
+    except BotoCoreError as error:
         raise Denied(type(error).__name__, str(error)) from None
 
 

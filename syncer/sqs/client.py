@@ -54,6 +54,14 @@ DENIED = frozenset(
         "UnrecognizedClientException",
     }
 )
+# What a worker asks of the queue, and then `syncer enqueue`.
+ACTIONS = (
+    "sqs:ReceiveMessage",
+    "sqs:DeleteMessage",
+    "sqs:ChangeMessageVisibility",
+    "sqs:GetQueueAttributes",
+    "sqs:SendMessage",
+)
 # The message is not ours any more: it has become visible again, or is deleted already.
 LAPSED = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
 
@@ -184,7 +192,9 @@ class Queue:
         except ServiceError as error:
             raise _meaning(error, self.url) from None
         except (aiohttp.ClientError, TimeoutError, OSError, NotJson) as error:
-            raise QueueUnavailable(f"queue {self.url}: no answer ({type(error).__name__})") from None
+            raise QueueUnavailable(
+                f"queue {self.url}: no answer ({type(error).__name__}): is there a way to it?"
+            ) from None
         except BotoCoreError as error:  # before anything is sent: no credentials, a failing sign-in
             raise QueueDenied(f"queue {self.url}: {error}") from None
 
@@ -239,7 +249,10 @@ def _received(message: Mapping[str, Any]) -> Received:
 
 def _meaning(error: ServiceError, url: str) -> QueueError:
     if error.code in MISSING or error.code.endswith("NonExistentQueue"):
-        return QueueMissing(f"there is no queue {url}")
+        return QueueMissing(f"there is no queue {url}: look at region, account and name in it")
     if error.code in DENIED:
-        return QueueDenied(f"queue {url}: not allowed ({error.code})")
+        return QueueDenied(
+            f"queue {url}: not allowed ({error.code}): check the credentials, and that their policy allows "
+            f"{', '.join(ACTIONS)}"
+        )
     return QueueUnavailable(f"queue {url}: {error.code}")

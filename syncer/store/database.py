@@ -108,7 +108,7 @@ def with_auth(url: str, auth: DatabaseAuth) -> str:
     if auth is DatabaseAuth.PASSWORD:
         return url
     named = target(url)
-    if not named.host or not named.user or "," in named.host:
+    if not re.fullmatch("[^/,][^,]*", named.host) or not named.user:
         raise BadDatabaseUrl("--db-auth iam: DATABASE_URL has to name one host and a user")
     if "password" in named.parameters:
         raise BadDatabaseUrl("--db-auth iam makes its own password: leave the one in DATABASE_URL away")
@@ -196,7 +196,10 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
     code = sqlstate(error)
     words = _words(error)
     if words == "no such option":
-        return BadDatabaseUrl(f"{where}: DATABASE_URL has a parameter that does not exist ({_named(error)})")
+        return BadDatabaseUrl(
+            f"{where}: DATABASE_URL has a parameter that is not known there ({_named(error)}): correct it or "
+            "leave it out; behind PgBouncer, ALTER ROLE … SET does what options=… would"
+        )
     if words == "untrusted":
         return DatabaseUntrusted(f"{where}: {_named(error)}: {_remedy(str(error))}")
     if isinstance(error, NoToken):
@@ -212,18 +215,26 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
         return DatabaseNotSetUp(
             f"{where}: not set up ({_named(error)}): run `syncer migrate`, or check the name"
         )
-    return DatabaseUnavailable(f"{where}: not available now ({_named(error)})")
+    remedy = "" if code else ": is it running, is that its host and port, and is there a way to it?"
+    return DatabaseUnavailable(f"{where}: not available now ({_named(error)}){remedy}")
 
+
+NOT_ITS_CA = f"sslrootcert, or PGSSLROOTCERT, is not this server's CA: take its own; of RDS: {RDS_BUNDLE}"
 
 # What libpq and OpenSSL say about a server that they do not trust, and what there is to be done.
 UNTRUSTED = {
     "root certificate file": "name a file with the CA: sslrootcert=… in DATABASE_URL, or PGSSLROOTCERT; "
     f"of RDS: {RDS_BUNDLE}",
-    "certificate verify failed": "sslrootcert, or PGSSLROOTCERT, is not this server's CA: take its own; "
-    f"of RDS: {RDS_BUNDLE}",
+    "certificate verify failed": NOT_ITS_CA,
+    # A CA of the same name, with another key: the one before, say.
+    "signature failure": NOT_ITS_CA,
     "does not match host name": "the certificate is another server's: connect by a name that it has",
     "server does not support SSL": "switch TLS on at the server; sslmode=prefer does without it",
 }
+
+
+# The client's words, and PgBouncer's.
+NO_SUCH_OPTION = ("invalid connection option", "invalid sslmode value", "unsupported startup parameter")
 
 
 def _remedy(text: str) -> str:
@@ -233,7 +244,7 @@ def _remedy(text: str) -> str:
 def _words(error: BaseException) -> str | None:
     """What libpq tells only in words when a connection cannot be made (it passes no SQLSTATE on)."""
     text = str(error)
-    if "invalid connection option" in text or "invalid sslmode value" in text:
+    if any(each in text for each in NO_SUCH_OPTION):
         return "no such option"
     if any(each in text for each in UNTRUSTED):
         return "untrusted"
