@@ -395,7 +395,7 @@ def _age(text: str) -> timedelta:
     return timedelta(**{units[unit]: int(number)})
 
 
-for tool in (tools.migrate, tools.check, tools.simulate, tools.demo):
+for tool in (tools.migrate, tools.check, tools.grant, tools.simulate, tools.demo):
     app.command()(tool)
 
 
