@@ -23,7 +23,7 @@ from typing import Any
 import boto3
 import psycopg
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from moto.server import ThreadedMotoServer
 from sqlalchemy import make_url
 
@@ -35,7 +35,11 @@ from syncer.store.schema import migrate
 
 # A failure found yesterday should be found today: properties are tried with the same examples every time.
 # `SYNCER_HYPOTHESIS=thorough` tries many more, and others each time.
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+# How long an example takes to draw says something of the machine, nothing of the program.
+SLOW = [HealthCheck.too_slow]
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=SLOW
+)
 settings.register_profile("thorough", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("SYNCER_HYPOTHESIS", "repeatable"))
 

@@ -18,7 +18,6 @@ from typing import Any
 import anyio
 from aiohttp import web
 
-
 # Told of an operation and its request before it is carried out, and of its answer too before that is sent.
 Watch = Callable[[str, dict[str, Any], dict[str, Any] | None], Awaitable[None]]
 
@@ -141,10 +140,10 @@ class SqsServer:
     async def _receive(self, request: dict[str, Any], http: web.BaseRequest) -> dict[str, Any]:
         deadline = time.monotonic() + request.get("WaitTimeSeconds", 0)
         messages = self._hand_out(request)
-        while not messages and time.monotonic() < deadline and http.transport is not None:
+        while not messages and time.monotonic() < deadline and not _has_hung_up(http):
             await anyio.sleep(0.02)
             # Whoever has hung up gets nothing: it would be hidden from everybody else.
-            messages = self._hand_out(request) if http.transport is not None else []
+            messages = [] if _has_hung_up(http) else self._hand_out(request)
         return {
             "Messages": [
                 {
@@ -209,3 +208,7 @@ class SqsServer:
         if message is not None:
             self._hide(message, entry["VisibilityTimeout"])
         return message is not None
+
+
+def _has_hung_up(http: web.BaseRequest) -> bool:
+    return http.transport is None

@@ -129,7 +129,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What all trials stand on: a Postgres with template databases by version of the schema, and a launcher."""
+    """What all trials stand on: a Postgres, template databases by version of the schema, a launcher."""
 
     launcher: Launcher
     server_url: str
@@ -275,7 +275,7 @@ class Trial:
 
     def _kills(self, points: Mapping[str, int]) -> Iterator[Kill]:
         for _ in range(self.dice.randint(1, 4)):
-            if self.dice.random() < 0.4:  # noqa: PLR2004  (the others at a moment of no name)
+            if self.dice.random() < 0.4:
                 point = self.dice.choice([*points])
                 yield Kill(point, self.dice.randint(1, points[point]))
             else:
@@ -331,7 +331,7 @@ class Trial:
         """One or two workers on a queue, killed and started again until it is drained."""
         self.queue = SqsServer(visibility=VISIBILITY, most_receives=100)
         bodies = [*self.input]
-        if self.dice.random() < 0.5:  # noqa: PLR2004  (half of the trials)
+        if self.dice.random() < 0.5:
             some = bodies[:6]
             bodies[:6] = [json.dumps(some)]
         for body in bodies:
@@ -371,7 +371,7 @@ class Trial:
         """Until the server has noticed that a process is dead: it lets go of its locks then."""
         there = """SELECT count(*) FROM pg_stat_activity
                    WHERE application_name = 'syncer' AND datname = current_database()"""
-        while self.database.execute(there).fetchone() != (0,):
+        while self.database.execute(there).fetchone() != (0,):  # noqa: ASYNC110  (another process)
             await asyncio.sleep(0.005)
 
     async def _live(self, arguments: Sequence[str], kill: Kill | None) -> Life:
@@ -417,8 +417,8 @@ class Trial:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(life.running.ended.wait(), VISIBILITY)
         answer = self.population.get(identifier)
-        # A replica that lags behind. Only where better is stored: nobody can know what was told to the dead. And
-        # not on the queue: what was said of an event is believed.
+        # A replica that lags behind. Only where better is stored: nobody can know what was told to the dead.
+        # And not on the queue: what was said of an event is believed.
         if self.queue is None and identifier in self.former and self._is_stored(answer):
             answer = self.former[identifier]
         self.told.tell(identifier, answer)
@@ -452,7 +452,7 @@ class Trial:
                 participant["Name"] = f"Renamed {self.changes}"
             case 3:
                 new["ConnectionTypes"]["NEW_TYPE"] = new["ConnectionTypes"].pop(name)
-            case 4 if old is not None and self.vanished < 3:  # noqa: PLR2004  (more would not be believed)
+            case 4 if old is not None and self.vanished < 3:
                 self.vanished += 1
                 new = None
         if old is not None:
@@ -537,7 +537,8 @@ def schema(database: psycopg.Connection[Any]) -> set[tuple[Any, ...]]:
         database.execute(
             """SELECT table_name, column_name, data_type, is_nullable, column_default
                FROM information_schema.columns WHERE table_schema = 'public'
-               UNION ALL SELECT tablename, indexname, indexdef, '', '' FROM pg_indexes WHERE schemaname = 'public'
+               UNION ALL SELECT tablename, indexname, indexdef, '', ''
+               FROM pg_indexes WHERE schemaname = 'public'
                UNION ALL SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), '', ''
                FROM pg_constraint WHERE connamespace = 'public'::regnamespace"""
         ).fetchall()
@@ -600,8 +601,9 @@ async def _main(seeds: Sequence[int], at_once: int) -> int:
     for seed, what in failed.items():
         print(f"--- seed {seed} failed; again: python -m tests.trust.crashes --seed {seed}\n{what}")
     print(
-        f"{figures.trials} of {len(seeds)} seeds hold: {figures.kills.total()} kills in {figures.starts} starts, "
-        f"{figures.identifiers} IDs, {figures.changes} changes amid it, {figures.deletes} messages deleted, "
+        f"{figures.trials} of {len(seeds)} seeds hold: {figures.kills.total()} kills "
+        f"in {figures.starts} starts, {figures.identifiers} IDs, {figures.changes} changes amid it, "
+        f"{figures.deletes} messages deleted, "
         f"in {seconds:.0f} s"
     )
     print(", ".join(f"{point} {times}" for point, times in figures.kills.most_common()))

@@ -131,8 +131,8 @@ def _parent() -> None:
 
     children: dict[int, int] = {}  # process ID by number
     wake_reading, wake_writing = os.pipe()
-    os.set_blocking(wake_writing, False)  # noqa: FBT003
-    os.set_blocking(wake_reading, False)  # noqa: FBT003
+    os.set_blocking(wake_writing, False)
+    os.set_blocking(wake_reading, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_writing)
     ready = selectors.DefaultSelector()

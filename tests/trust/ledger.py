@@ -1,7 +1,8 @@
-"""What must be true, whatever the input, the faults and the crashes: written once, for all who try to break it.
+"""What must be true, whatever the input, the faults and the crashes; written once, for all who try to
+break it.
 
-`Told` remembers what the API answered; the functions compare the database with it. All of them look at what is
-committed, over a connection of their own, and raise `AssertionError`.
+`Told` remembers what the API answered; the functions compare the database with it. All of them look at what
+is committed, over a connection of their own, and raise `AssertionError`.
 
 1. Each ID that was read is in exactly one outcome, or still in the queue, or after the checkpoint.
 2. The tables equal the newest answer that was given for each connection, and no older answer ever won.
@@ -76,7 +77,8 @@ class Told:
     def newest(self, identifier: str) -> Answer | None:
         """The answer that must win: the greatest `UpdatedAt`, of equal ones the last.
 
-        "No such connection" counts as of now, until the connection is told of again, and not as it was before.
+        "No such connection" counts as of now, until the connection is told of again, and not as it was
+        before.
         """
         newest: Answer | None = None
         gone = False
@@ -111,7 +113,8 @@ def type_rows(answer: Answer) -> dict[str, tuple[Any, ...]]:
     for name, detail in answer["ConnectionTypes"].items():
         ((kind, content),) = detail["OtherParticipant"].items()
         rows[name] = (
-            detail["Status"], _time(detail["CreatedAt"]), detail.get("InviterEmail"), detail.get("InviterName"),
+            detail["Status"], _time(detail["CreatedAt"]),
+            detail.get("InviterEmail"), detail.get("InviterName"),
             _optional_time(detail.get("CanceledAt")), detail.get("CanceledBy"),
             kind, content.get("Id", answer["OtherParticipantAccountId"]), content.get("Name"),
         )  # fmt: skip
@@ -192,27 +195,27 @@ def assert_tables(database: Connection[Any], told: Told) -> None:
     """Every connection is as the newest answer has it. To be called when everything is settled."""
     stored = {
         identifier: (tuple(row), removed_at)
-        for identifier, *row, removed_at in _rows(
+        for identifier, removed_at, *row in _rows(
             database,
-            "SELECT id, arn, other_participant_account_id, updated_at, removed_at FROM connection",
+            "SELECT id, removed_at, arn, other_participant_account_id, updated_at FROM connection",
         )
     }
     types: dict[str, dict[str, tuple[Any, ...]]] = {}
-    for identifier, name, *row in _rows(
+    for identifier, name, *values in _rows(
         database,
         f"""SELECT t.connection_id, t.type, t.{", t.".join(DETAIL)}, t.removed_at
             FROM connection_type AS t""",
     ):
-        types.setdefault(identifier, {})[name] = tuple(row)
+        types.setdefault(identifier, {})[name] = tuple(values)
     assert set(stored) <= set(told), "a connection is stored that nobody told of"
     for identifier in told:
         newest = told.newest(identifier)
-        row, removed_at = stored.get(identifier, (None, None))
+        found = stored.get(identifier)
         if newest is None:
-            assert row is None or removed_at is not None, f"{identifier} is gone, but not marked as removed"
+            assert found is None or found[1], f"{identifier} is gone, but not marked as removed"
             continue
-        expected = connection_row(newest)
-        assert (row, removed_at) == (expected, None), f"{identifier} is {row} {removed_at}, not {expected}"
+        expected = (connection_row(newest), None)
+        assert found == expected, f"{identifier} is {found}, not {expected}"
         types_told = type_rows(newest)
         live = {name: row[:-1] for name, row in types[identifier].items() if row[-1] is None}
         assert live == {name: row[:-1] for name, row in types_told.items()}, identifier
@@ -265,7 +268,8 @@ def assert_history(database: Connection[Any], told: Told) -> None:
     apart = f"""
         (SELECT t.connection_id, t.type, {columns}, p.name,
                 (t.removed_at IS NULL AND c.removed_at IS NULL) AS there
-         FROM (SELECT account_id, catalog, connection_id, type, removed_at, {columns} FROM connection_type) AS t
+         FROM (SELECT account_id, catalog, connection_id, type, removed_at, {columns}
+               FROM connection_type) AS t
          JOIN (SELECT account_id, catalog, id, removed_at FROM connection) AS c
            ON (c.account_id, c.catalog, c.id) = (t.account_id, t.catalog, t.connection_id)
          CROSS JOIN LATERAL (
@@ -288,12 +292,12 @@ def assert_history(database: Connection[Any], told: Told) -> None:
     """
     assert _rows(database, unheard) == []
     versions: dict[tuple[str, str], Rows] = {}
-    for identifier, name, *version in _rows(
+    for identifier, name, *values in _rows(
         database,
         f"""SELECT connection_id, type, {columns}, participant_name, removed_at
             FROM connection_type_history ORDER BY connection_id, type, valid_from""",
     ):
-        versions.setdefault((identifier, name), []).append(tuple(version))
+        versions.setdefault((identifier, name), []).append(tuple(values))
     for (identifier, name), each in versions.items():
         # By time, the answers that had this type; the versions must follow each other as they do.
         answers = sorted(told.found(identifier), key=moment)

@@ -1,7 +1,7 @@
 """Whatever the API answers: stored without loss, or refused in words; never a crash.
 
-Answers are generated from the service's model, so that a member that is added there is tried here. They go the
-whole way: over HTTP, through the SDK's parser, normalized, into Postgres and back.
+Answers are generated from the service's model, so that a member that is added there is tried here. They go
+the whole way: over HTTP, through the client, normalized, into Postgres and back.
 """
 
 import asyncio
@@ -67,12 +67,13 @@ def conforming(name: str) -> st.SearchStrategy[Any]:
             )
             return st.dictionaries(keys, conforming(shape["value"]["shape"]), min_size=1, max_size=3)
         case "structure" if shape.get("union"):
-            return st.one_of(
+            kinds = [
                 st.fixed_dictionaries(
                     {member: conforming(each["shape"])}, optional={"__type": st.just(member)}
                 )
                 for member, each in shape["members"].items()
-            )
+            ]
+            return st.one_of(kinds)
         case "structure":
             members = {member: conforming(each["shape"]) for member, each in shape["members"].items()}
             required = {member: members.pop(member) for member in shape["required"]}

@@ -1,13 +1,14 @@
 """A worker against a model of it: whatever comes in whatever order, in the end the copy is what the API says.
 
-The parts that decide (`Holding`, `Ledger`, `decide`) are driven without any I/O, on a clock of the model's. The
-queue and the database tell the time by clocks of their own, up to a second apart.
+The parts that decide (`Holding`, `Ledger`, `decide`) are driven without any I/O, on a clock of the model's.
+The queue and the database tell the time by clocks of their own, up to a second apart.
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -230,7 +231,7 @@ class Worker(RuleBasedStateMachine):
             return
         for key, versions in self.database.versions.items():
             assert [each.valid_to is None for each in versions] == [False] * (len(versions) - 1) + [True]
-            for before, after in zip(versions, versions[1:], strict=False):
+            for before, after in pairwise(versions):
                 assert before.valid_to == after.valid_from > before.valid_from
             assert self.database.stored.versions[key] == versions[-1]
 
@@ -248,20 +249,7 @@ class Worker(RuleBasedStateMachine):
         for _ in range(200):
             if not self.queue:
                 break
-            self.now += timedelta(seconds=0.5)
-            for sent in [each for each in self.queue.values() if not each.hidden]:
-                self._receive(sent)
-            while True:
-                before = self.position
-                self.take()
-                if before == self.position:
-                    break
-            while self.taken:
-                self.read()
-            while self.out:
-                self._answer(0)
-            if self.back:
-                self._commit(len(self.back))
+            self._go_round()
         assert not self.queue, "something is never settled"
         assert not self.holding.busy
         assert not self.holding.held
@@ -273,6 +261,22 @@ class Worker(RuleBasedStateMachine):
                 assert (row.arn, row.removed_at) == (f"arn:{state}", None)
             elif not state:
                 assert row is None or row.removed_at is not None
+
+    def _go_round(self) -> None:
+        """Receive all that there is, take what may be taken, fetch it, write it."""
+        self.now += timedelta(seconds=0.5)
+        for sent in [each for each in self.queue.values() if not each.hidden]:
+            self._receive(sent)
+        before = -1
+        while before != self.position:
+            before = self.position
+            self.take()
+        while self.taken:
+            self.read()
+        while self.out:
+            self._answer(0)
+        if self.back:
+            self._commit(len(self.back))
 
 
 TestWorker = Worker.TestCase

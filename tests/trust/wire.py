@@ -1,5 +1,5 @@
-"""A proxy before Postgres that reads along: it tells of each statement before the server hears it, and of each
-commit before the client does.
+"""A proxy before Postgres that reads along: of each statement it tells before the server hears it,
+and of each commit before the client does.
 
 Source of the message formats: the PostgreSQL manual, "Frontend/Backend Protocol".
 """
@@ -38,7 +38,7 @@ STATEMENT, COMMITTED = "statement", "committed"
 
 @asynccontextmanager
 async def wire(connect: Connect, watch: Watch) -> AsyncIterator[int]:
-    """Listen on loopback while the context lasts, passing everything on to who `connect` reaches; the port."""
+    """Listen on loopback while the context lasts, passing everything on to whom `connect` reaches."""
     transports: set[asyncio.WriteTransport] = set()
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
