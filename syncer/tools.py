@@ -1,4 +1,4 @@
-"""The commands around the job: migrate, check, grant, simulate, demo.
+"""The commands around the job: migrate, check, grant, forget, simulate, demo.
 
 What a command needs is imported when it runs: `syncer --help` should not wait for the SDK.
 """
@@ -87,6 +87,27 @@ def grant(
         statements = run(rights(url, Grantees(reader or None, writer or None), apply=apply))
     for statement in statements:
         typer.echo(f"{statement};")
+
+
+def forget(
+    email: Annotated[
+        str, typer.Option(metavar="ADDRESS", show_default=False, help="Of the person, as in inviter_email.")
+    ],
+    database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
+) -> None:
+    """Erase a person who invited from all tables, history and failures."""
+    if "@" not in email:
+        raise Refusal(Exit.USAGE, "--email takes the person's address: there is no @ in this")
+    from syncer.store.forgetting import forget as erased
+
+    with database_at(database_url, db_auth) as url:
+        rows = run(erased(url, email))
+    typer.echo("Rows erased of this person: " + ", ".join(f"{table} {rows[table]:,}" for table in rows))
+    typer.echo(
+        "AWS still tells of them: a connection of theirs brings them back when it is fetched again, because "
+        "it changed or by sync --full. sync and work with --no-personal-data store nobody."
+    )
 
 
 def simulate(

@@ -33,6 +33,19 @@ OPEN_VERSIONS = text("""
       AND valid_to IS NULL
 """)
 
+# Connections of which who invited is stored, be it in an old version.
+PERSONAL = text("""
+    SELECT connection_id
+    FROM connection_type
+    WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
+      AND (inviter_email IS NOT NULL OR inviter_name IS NOT NULL)
+    UNION
+    SELECT connection_id
+    FROM connection_type_history
+    WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
+      AND (inviter_email IS NOT NULL OR inviter_name IS NOT NULL)
+""")
+
 # More than was asked for, where one ID is of two kinds: that does no harm.
 PARTICIPANTS = text("""
     SELECT kind, id, name, connection_id, updated_at
@@ -151,6 +164,18 @@ END_VERSIONS = text("""
     WHERE history.account_id = :account_id AND history.catalog = :catalog
       AND history.connection_id = given.connection_id AND history.type = given.type
       AND history.connection_id = ANY(CAST(:connection_id AS text[])) AND history.valid_to IS NULL
+""")
+
+# Their locks are held already too.
+ERASE_IN_TYPES = text("""
+    UPDATE connection_type SET inviter_email = NULL, inviter_name = NULL
+    WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
+      AND (inviter_email IS NOT NULL OR inviter_name IS NOT NULL)
+""")
+ERASE_IN_HISTORY = text("""
+    UPDATE connection_type_history SET inviter_email = NULL, inviter_name = NULL
+    WHERE account_id = :account_id AND catalog = :catalog AND connection_id = ANY(CAST(:ids AS text[]))
+      AND (inviter_email IS NOT NULL OR inviter_name IS NOT NULL)
 """)
 
 PUT_FAILURES = text("""

@@ -1,0 +1,146 @@
+"""Erasing who invited: one person, by address, from everything that is stored."""
+
+import secrets
+from collections.abc import Callable
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from syncer.identifiers import CONNECTION_ID
+from syncer.store import schema
+from syncer.store.arrays import literal
+from syncer.store.engine import DatabaseNotSetUp, described, engine_for, meaning
+
+ERASED = "(erased)"
+
+# What is stored now is an open version too, so the history has all addresses. Upper and lower case are
+# compared in Python: what the database does with letters beyond ASCII depends on how it was set up.
+PEOPLE = text("SELECT DISTINCT inviter_email, inviter_name FROM connection_type_history")
+
+# The person: by address, and by name where there is no address, or another one than before in the same type
+# of the same connection.
+PERSON = """
+    inviter_email = ANY(CAST(:addresses AS text[])) OR inviter_name = ANY(CAST(:names AS text[])) AND (
+        inviter_email IS NULL OR (account_id, catalog, connection_id, type) IN (
+            SELECT account_id, catalog, connection_id, type FROM connection_type_history
+            WHERE inviter_email = ANY(CAST(:addresses AS text[]))
+        )
+    )
+"""
+# Held like by the writer, in its order: it copies into a new version what it has read of the one before.
+HOLD_CONNECTIONS = text("""
+    SELECT id
+    FROM connection
+    WHERE (account_id, catalog, id) IN (
+        SELECT account_id, catalog, connection_id FROM connection_type_history
+        WHERE inviter_email = ANY(CAST(:addresses AS text[])) OR inviter_name = ANY(CAST(:names AS text[]))
+    )
+    ORDER BY account_id, catalog, id
+    FOR NO KEY UPDATE
+""")
+# In this order: the history tells whose the types are.
+ERASE = {
+    "connection_type": text(
+        f"UPDATE connection_type SET inviter_email = NULL, inviter_name = NULL WHERE {PERSON}"  # noqa: S608  (no values)
+    ),
+    "connection_type_history": text(
+        f"UPDATE connection_type_history SET inviter_email = NULL, inviter_name = NULL WHERE {PERSON}"  # noqa: S608
+    ),
+}
+
+FAILURES = text("""
+    SELECT account_id, catalog, identifier, message
+    FROM sync_failure
+    ORDER BY account_id, catalog, identifier
+""")
+BLANK_FAILURE = text("""
+    UPDATE sync_failure SET identifier = :kept, message = :message
+    WHERE account_id = :account_id AND catalog = :catalog AND identifier = :identifier
+""")
+INPUTS = text("SELECT id, input FROM sync_run WHERE input IS NOT NULL ORDER BY id")
+BLANK_INPUT = text("UPDATE sync_run SET input = :input WHERE id = :id")
+
+# The planner keeps samples of what is in the columns. Not the owner's to refresh: the server warns, and its
+# own autovacuum does it later.
+REFRESH = text("""
+    ANALYZE connection_type (inviter_email, inviter_name),
+            connection_type_history (inviter_email, inviter_name),
+            sync_failure (identifier, message), sync_run (input)
+""")
+
+Quotes = Callable[[str], bool]
+
+
+async def forget(url: str, address: str) -> dict[str, int]:
+    """Erase the person who invited as `address` (in any case of its letters); the rows changed, per table.
+
+    All in one transaction, and again without effect. Failures and runs lose what quotes the address, or the
+    name that stands beside it. Raises `DatabaseError`.
+    """
+    engine = engine_for(url, connections=0)
+    try:
+        async with engine.begin() as connection:
+            wrong = schema.difference(await schema.version(connection))
+            if wrong:
+                raise DatabaseNotSetUp(f"{described(url)}: {wrong}")
+            return await _erase(connection, address.strip())
+    except (DBAPIError, OSError) as error:
+        raise meaning(error, url) from None
+    finally:
+        await engine.dispose()
+
+
+async def _erase(connection: AsyncConnection, address: str) -> dict[str, int]:
+    # As it was typed, too: it may be in the failures only.
+    addresses, names = {address}, set[str]()
+    async for row in await connection.stream(PEOPLE):
+        if (row.inviter_email or "").strip().casefold() == address.casefold():
+            addresses.add(row.inviter_email)
+            names |= {row.inviter_name} - {None}
+    person = {"addresses": literal(addresses), "names": literal(names) if names else "{}"}
+    needles = [each.strip().casefold() for each in (address, *names) if each.strip()]
+
+    def quotes(text: str) -> bool:
+        return any(needle in text.casefold() for needle in needles)
+
+    await connection.execute(HOLD_CONNECTIONS, person)
+    erased = {table: (await connection.execute(each, person)).rowcount for table, each in ERASE.items()}
+    erased["sync_failure"] = await _failures(connection, quotes)
+    erased["sync_run"] = await _inputs(connection, quotes)
+    if any(erased.values()):
+        await connection.execute(REFRESH)
+    return erased
+
+
+async def _failures(connection: AsyncConnection, quotes: Quotes) -> int:
+    """What was read as an ID and was none is lost; that there was something, and where, stays."""
+    changes = []
+    async for row in await connection.stream(FAILURES):
+        named = not CONNECTION_ID.fullmatch(row.identifier) and quotes(row.identifier)
+        if named or quotes(row.message):
+            changes.append(
+                {
+                    "account_id": row.account_id,
+                    "catalog": row.catalog,
+                    "identifier": row.identifier,
+                    # Two of them stay two.
+                    "kept": f"{ERASED} {secrets.token_hex(8)}" if named else row.identifier,
+                    "message": ERASED if quotes(row.message) else row.message,
+                }
+            )
+    return await _each(connection, BLANK_FAILURE, changes)
+
+
+async def _inputs(connection: AsyncConnection, quotes: Quotes) -> int:
+    """Runs whose files, or queue, are named for the person."""
+    changes = [
+        {"id": row.id, "input": ERASED} async for row in await connection.stream(INPUTS) if quotes(row.input)
+    ]
+    return await _each(connection, BLANK_INPUT, changes)
+
+
+async def _each(connection: AsyncConnection, statement: TextClause, changes: list[dict[str, str]]) -> int:
+    for change in changes:
+        await connection.execute(statement, change)
+    return len(changes)
