@@ -5,6 +5,7 @@ of that day would write it, at that day's times. The computation knows the answe
 """
 
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
@@ -25,6 +26,7 @@ from syncer.store import runs
 from syncer.store.engine import engine_for
 from syncer.store.writer import Scope, Writer
 from tests.conftest import rows
+from tests.test_readme import section
 
 ACCOUNT = "111122223333"
 SIZE, NEW_EACH_DAY, DAYS = 60, 4, 7
@@ -387,6 +389,13 @@ async def test_active_by_day(week: list[Seen], database_url: str) -> None:
     expected = [(now, ACCOUNT, "AWS", *key[:1], *key[1:], count) for key, count in active.items()]
     assert_same(stored, expected)
     assert len({count for *_, count in expected}) > 10
+
+
+def test_the_five_questions_of_the_readme_are_answered(week: list[Seen], database_url: str) -> None:
+    assert week
+    questions = re.findall(r"```sql\n(.*?)```", section("Reporting"), re.DOTALL)
+    assert len(questions) == 5
+    assert [question for question in questions if not rows(database_url, question)] == []
 
 
 async def test_sync_freshness(week: list[Seen], database_url: str) -> None:
