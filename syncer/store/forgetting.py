@@ -13,6 +13,8 @@ from syncer.store.arrays import literal
 from syncer.store.engine import DatabaseNotSetUp, described, engine_for, meaning
 
 ERASED = "(erased)"
+# What is shorter stands in every other text.
+SHORTEST_NAME = 3
 
 # What is stored now is an open version too, so the history has all addresses. Upper and lower case are
 # compared in Python: what the database does with letters beyond ASCII depends on how it was set up.
@@ -61,8 +63,8 @@ BLANK_FAILURE = text("""
 INPUTS = text("SELECT id, input FROM sync_run WHERE input IS NOT NULL ORDER BY id")
 BLANK_INPUT = text("UPDATE sync_run SET input = :input WHERE id = :id")
 
-# The planner keeps samples of what is in the columns. Not the owner's to refresh: the server warns, and its
-# own autovacuum does it later.
+# The planner keeps samples of what is in the columns. From others than the owner the server takes no ANALYZE,
+# with a warning; its own comes some time later.
 REFRESH = text("""
     ANALYZE connection_type (inviter_email, inviter_name),
             connection_type_history (inviter_email, inviter_name),
@@ -99,7 +101,10 @@ async def _erase(connection: AsyncConnection, address: str) -> dict[str, int]:
             addresses.add(row.inviter_email)
             names |= {row.inviter_name} - {None}
     person = {"addresses": literal(addresses), "names": literal(names) if names else "{}"}
-    needles = [each.strip().casefold() for each in (address, *names) if each.strip()]
+    needles = [
+        address.casefold(),
+        *(name.strip().casefold() for name in names if len(name.strip()) >= SHORTEST_NAME),
+    ]
 
     def quotes(text: str) -> bool:
         return any(needle in text.casefold() for needle in needles)
