@@ -25,6 +25,7 @@ from syncer.demo import environment
 from syncer.partner_central.population import OWN_ACCOUNT, Population
 from syncer.partner_central.simulator import Simulator
 from syncer.store.embedded import Embedded, embedded
+from syncer.store.rights import Grantees, grant
 from syncer.store.schema import migrate
 
 SEED = 6
@@ -164,11 +165,10 @@ def admit_reader(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in (
             f"CREATE ROLE {READER} LOGIN",
-            f"GRANT USAGE ON SCHEMA reporting TO {READER}",
-            f"GRANT SELECT ON ALL TABLES IN SCHEMA reporting TO {READER}",
             f"CREATE SCHEMA analytics AUTHORIZATION {READER}",
         ):
             connection.execute(statement.encode())
+    asyncio.run(grant(url, Grantees(reader=READER), apply=True))
 
 
 def variables(server: Embedded) -> dict[str, str]:

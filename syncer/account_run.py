@@ -128,6 +128,7 @@ class AccountRun:
             retrying=retrying,
             now=clock.now,
             calls=ledger.calls,
+            personal_data=settings.personal_data,
         )
         self._pages = Pages(
             api,
@@ -145,10 +146,11 @@ class AccountRun:
             sleep=self._before_replay,
             committed=committed,
             patience=upkeep.patience if upkeep else PATIENCE,
+            personal_data=settings.personal_data,
         )
         self._source: Source | None = None
         self._pipeline: Pipeline | None = None
-        self._preview = Preview(pool, scope, ledger, committed)
+        self._preview = Preview(pool, scope, ledger, committed, personal_data=settings.personal_data)
 
     def expected(self) -> int | None:
         """How many items there will be in all, as far as that is known by now."""

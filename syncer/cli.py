@@ -32,6 +32,7 @@ from syncer.options import (
     MaxAttempts,
     MaxRate,
     MaxRuntime,
+    NoPersonalData,
     QueueUrl,
 )
 from syncer.settings import DatabaseAuth, Input, RunSettings
@@ -90,6 +91,7 @@ def sync(
     ] = None,
     dry_run: DryRun = False,
     allow_mass_removal: AllowMassRemoval = False,
+    no_personal_data: NoPersonalData = False,
     assume_role: Annotated[
         list[str] | None,
         typer.Option(
@@ -155,6 +157,7 @@ def sync(
         allow_failures=allow_failures,
         allow_mass_removal=allow_mass_removal,
         dry_run=dry_run,
+        personal_data=not no_personal_data,
     )
     from rich.console import Console
 
@@ -213,6 +216,7 @@ def work(
     ] = "127.0.0.1",
     dry_run: DryRun = False,
     allow_mass_removal: AllowMassRemoval = False,
+    no_personal_data: NoPersonalData = False,
     database_url: DatabaseUrl = None,
     db_auth: DbAuth = DatabaseAuth.PASSWORD,
     account_id: AccountId = None,
@@ -248,6 +252,7 @@ def work(
             allow_failures=allow_failures,
             allow_mass_removal=allow_mass_removal,
             dry_run=dry_run,
+            personal_data=not no_personal_data,
         ),
         queue_url=_queue(queue_url),
         drain=drain,
@@ -395,7 +400,7 @@ def _age(text: str) -> timedelta:
     return timedelta(**{units[unit]: int(number)})
 
 
-for tool in (tools.migrate, tools.check, tools.simulate, tools.demo):
+for tool in (tools.migrate, tools.check, tools.grant, tools.forget, tools.simulate, tools.demo):
     app.command()(tool)
 
 

@@ -33,6 +33,7 @@ class Fetcher:
 
     turns, retrying: when a call may go, and what becomes of it when it fails. They may raise to end the
     waiting when the run is stopping. now: the database's time. calls: counted here.
+    personal_data: False leaves away who invited.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Fetcher:
         retrying: Retrying,
         now: Callable[[], datetime],
         calls: Calls,
+        personal_data: bool = True,
     ) -> None:
         self.drift: Counter[str] = Counter()
         self._api = api
@@ -50,6 +52,7 @@ class Fetcher:
         self._retrying = retrying
         self._now = now
         self._calls = calls
+        self._personal_data = personal_data
         self._answered_at = 0.0
 
     async def __call__(self, item: Item) -> Answer:
@@ -90,7 +93,12 @@ class Fetcher:
 
     def _read(self, item: Item, asked_at: datetime, answer: Mapping[str, object]) -> Answer:
         try:
-            connection = normalized(answer, identifier=item.identifier, catalog=self._api.catalog)
+            connection = normalized(
+                answer,
+                identifier=item.identifier,
+                catalog=self._api.catalog,
+                personal_data=self._personal_data,
+            )
         except Unreadable as error:
             raise Rejected("UnreadableAnswer", str(error)) from None
         for strange in connection.drift:

@@ -20,13 +20,17 @@ class Unreadable(Exception):
     """The answer lacks something a row cannot do without; the message names it, never its value."""
 
 
-def normalized(answer: Mapping[str, object], *, identifier: str, catalog: str) -> Connection:
+def normalized(
+    answer: Mapping[str, object], *, identifier: str, catalog: str, personal_data: bool = True
+) -> Connection:
     """The connection in `answer`, GetConnection's response as JSON has it.
+
+    personal_data: False leaves away who invited: from here on nobody knows.
 
     Raises `Unreadable` when a required member is missing or of another type, or when the answer is about
     another connection than was asked for.
     """
-    reader = _Reader()
+    reader = _Reader(personal_data=personal_data)
     if reader.text(answer, "Id") != identifier:
         raise Unreadable("Id is not the one that was asked for")
     if reader.text(answer, "Catalog").lower() != catalog.lower():
@@ -48,8 +52,9 @@ def normalized(answer: Mapping[str, object], *, identifier: str, catalog: str) -
 class _Reader:
     """Takes text out of the answer, and remembers what was strange about it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, personal_data: bool) -> None:
         self.drift: list[str] = []
+        self._personal_data = personal_data
 
     def storable(self, value: str, name: str) -> str:
         clean = storable(value)
@@ -68,6 +73,10 @@ class _Reader:
 
     def optional_text(self, source: Mapping[str, object], name: str, path: str) -> str | None:
         return None if source.get(name) is None else self.text(source, name, path)
+
+    def personal_text(self, source: Mapping[str, object], name: str, path: str) -> str | None:
+        value = self.optional_text(source, name, path)
+        return value if self._personal_data else None
 
     def known(self, value: str, known: frozenset[str], what: str) -> str:
         if value not in known:
@@ -88,8 +97,8 @@ def _type(reader: _Reader, name: str, detail: Mapping[str, object], other_accoun
         type=reader.known(reader.storable(name, "type"), KNOWN_TYPES, "type"),
         status=reader.known(reader.text(detail, "Status", path), KNOWN_STATUSES, "status"),
         created_at=_time(detail, "CreatedAt", path),
-        inviter_email=reader.optional_text(detail, "InviterEmail", path),
-        inviter_name=reader.optional_text(detail, "InviterName", path),
+        inviter_email=reader.personal_text(detail, "InviterEmail", path),
+        inviter_name=reader.personal_text(detail, "InviterName", path),
         canceled_at=None if detail.get("CanceledAt") is None else _time(detail, "CanceledAt", path),
         canceled_by=reader.optional_text(detail, "CanceledBy", path),
         participant_kind=kind,

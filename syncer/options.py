@@ -103,6 +103,14 @@ AllowMassRemoval = Annotated[
         help="Mark as removed whatever the API no longer has, even if that is a tenth of all.",
     ),
 ]
+NoPersonalData = Annotated[
+    bool,
+    typer.Option(
+        "--no-personal-data",
+        envvar="SYNCER_NO_PERSONAL_DATA",
+        help="Never store who invited; of what is fetched, erase who is stored, the history too.",
+    ),
+]
 QueueUrl = Annotated[
     str | None,
     typer.Option(

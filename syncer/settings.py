@@ -35,6 +35,7 @@ class RunSettings:
     max_rate: calls/s never exceeded, per operation; None: as the quota allows.
     allow_failures: exit with 0 in spite of them. allow_mass_removal: remove as many as the API lacks.
     dry_run: fetch and show what would change; write nothing.
+    personal_data: store who invited; if not, erase it from whatever is fetched.
     """
 
     input: Input = Input.LISTING
@@ -54,3 +55,4 @@ class RunSettings:
     allow_failures: bool = False
     allow_mass_removal: bool = False
     dry_run: bool = False
+    personal_data: bool = True

@@ -1,4 +1,4 @@
-"""The commands around the job: migrate, check, simulate, demo.
+"""The commands around the job: migrate, check, grant, forget, simulate, demo.
 
 What a command needs is imported when it runs: `syncer --help` should not wait for the SDK.
 """
@@ -48,8 +48,8 @@ def check(
     import os
 
     from syncer.check import Finding, findings, settings
-    from syncer.store.embedded import EmbeddedUnavailable
     from syncer.store.database import DatabaseError
+    from syncer.store.embedded import EmbeddedUnavailable
 
     found = settings(os.environ, context)
     with ExitStack() as leaving:
@@ -62,6 +62,60 @@ def check(
     for finding in found:
         typer.echo(f"{'ok    ' if finding.exit is Exit.OK else 'FAILED'} {finding.part}: {finding.message}")
     raise typer.Exit(max(finding.exit for finding in found))
+
+
+def grant(
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLE", show_default=False, help="Is to read the schema reporting, and nothing else."
+        ),
+    ] = None,
+    writer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLE",
+            show_default=False,
+            help="Is to sync, work and check, but not to change the schema.",
+        ),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Carry the statements out.")] = False,
+    database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
+) -> None:
+    """Print, or carry out, the statements that give a role of the database its rights."""
+    if not reader and not writer:
+        raise Refusal(Exit.USAGE, "name a --reader, a --writer, or both")
+    if reader == writer:
+        raise Refusal(Exit.USAGE, "reader and writer are one role: a reader could read everything then")
+    from syncer.store.rights import Grantees
+    from syncer.store.rights import grant as rights
+
+    with database_at(database_url, db_auth) as url:
+        statements = run(rights(url, Grantees(reader or None, writer or None), apply=apply))
+    for statement in statements:
+        typer.echo(f"{statement};")
+
+
+def forget(
+    email: Annotated[
+        str, typer.Option(metavar="ADDRESS", show_default=False, help="Of the person, as in inviter_email.")
+    ],
+    database_url: DatabaseUrl = None,
+    db_auth: DbAuth = DatabaseAuth.PASSWORD,
+) -> None:
+    """Erase a person who invited from all tables, history and failures."""
+    if "@" not in email:
+        raise Refusal(Exit.USAGE, "--email takes the person's address: there is no @ in this")
+    from syncer.store.forgetting import forget as erased
+
+    with database_at(database_url, db_auth) as url:
+        rows = run(erased(url, email))
+    typer.echo("Rows erased of this person: " + ", ".join(f"{table} {rows[table]:,}" for table in rows))
+    typer.echo(
+        "AWS still tells of them: a connection of theirs brings them back when it is fetched again, because "
+        "it changed or by sync --full. sync and work with --no-personal-data store nobody."
+    )
 
 
 def simulate(

@@ -85,18 +85,20 @@ def own_folder() -> Iterator[Path]:
 
 
 class Recording(Pool):
-    """A pool that notes what is asked: each statement, with its parameters."""
+    """A pool that notes what is asked: each statement, with its parameters. before: told of it first."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, before: Callable[[str], None] = lambda _: None) -> None:
         super().__init__(url)
+        self.before = before
         self.asked: list[tuple[str, Any]] = []
 
     async def open(self) -> Connection:
-        asked = self.asked
+        pool = self
 
         class Cursor(psycopg.AsyncCursor[Any]):
             async def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
-                asked.append((str(query), params))
+                pool.before(str(query))
+                pool.asked.append((str(query), params))
                 return await super().execute(query, params, **options)
 
         connection = await super().open()

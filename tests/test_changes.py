@@ -1,5 +1,6 @@
 """The decision about what a batch changes, as tables: answers and stored rows in, rows and outcomes out."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
@@ -171,3 +172,61 @@ def test_two_types_that_name_one_participant_differently_always_give_the_same_na
     assert stored.participants["PartnerProfile", "p1"].name == "last"
     again = decide([found(a_type("A", named="first"), a_type("B", named="last"), asked=200)], stored)
     assert again.outcomes == [Outcome.UNCHANGED]
+
+
+def nobody(*, updated: float = 0, asked: float = 100, status: str = "ACTIVE") -> Found:
+    """What a run without personal data makes of the answer that `found` is."""
+    return found(
+        replace(a_type(status=status), inviter_email=None, inviter_name=None), updated=updated, asked=asked
+    )
+
+
+def personal(*answers: Fetched) -> Stored:
+    """What is stored after `answers`, before a run that finds in it who invited."""
+    stored = after(*answers)
+    stored.personal.add(ONE)
+    return stored
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "touched", "versions"),
+    [
+        pytest.param(nobody(asked=200), Outcome.WRITTEN, (1, 0, 0), 0, id="the same: erased, no new version"),
+        pytest.param(
+            nobody(asked=200, updated=1, status="CANCELED"), Outcome.WRITTEN, (1, 1, 1), 1, id="changed too"
+        ),
+        pytest.param(missing(asked=200), Outcome.MISSING, (1, 0, 0), 1, id="not there any more"),
+    ],
+)
+def test_who_invited_is_erased_from_what_is_fetched(
+    answer: Fetched, outcome: Outcome, touched: tuple[int, int, int], versions: int
+) -> None:
+    stored = personal(found())
+    changes = decide([answer], stored)
+    assert (changes.outcomes, changes.erased) == ([outcome], {ONE})
+    assert (len(changes.connections), len(changes.types), len(changes.participants)) == touched
+    # No new version copies it from the one before.
+    written = [version for each in changes.versions.values() for version in each]
+    assert len(written) == versions
+    assert not any(version.inviter_email or version.inviter_name for version in written)
+    again = decide([answer], stored)
+    assert again.outcomes == [Outcome.UNCHANGED if isinstance(answer, Found) else Outcome.MISSING]
+    assert (rows(again), again.erased) == (0, set())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(nobody(asked=50), id="asked earlier"),
+        pytest.param(nobody(updated=-1, asked=200), id="an older version"),
+        pytest.param(missing(asked=50), id="not found, asked earlier"),
+    ],
+)
+def test_a_stale_answer_erases_nothing(answer: Fetched) -> None:
+    changes = decide([answer], personal(found()))
+    assert (changes.outcomes, rows(changes), changes.erased) == ([Outcome.STALE], 0, set())
+
+
+def test_of_what_is_removed_already_who_invited_is_erased_too() -> None:
+    changes = decide([missing(asked=300)], personal(found(), missing(asked=200)))
+    assert (changes.outcomes, rows(changes), changes.erased) == ([Outcome.MISSING], 0, {ONE})

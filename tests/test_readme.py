@@ -13,6 +13,7 @@ from syncer.exits import Exit
 from syncer.outcomes import Outcome
 from syncer.store import tables  # noqa: F401  (so that SQLModel knows the tables)
 from syncer.telemetry import INSTRUMENTS, Span
+from tests.dictionary import SECTION, dictionary
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]  # a Typer app with commands is a group
@@ -97,6 +98,12 @@ def test_every_column_is_named(table: str) -> None:
     assert found, f"README does not tell of the table {table}"
     named = set(re.findall(r"`(\w+)`", found[1]))
     assert {column.name for column in SQLModel.metadata.tables[table].columns} <= named
+
+
+def test_the_data_dictionary_is_the_database_s_own(database_url: str) -> None:
+    told = dictionary(database_url)
+    assert "None" not in told
+    assert SECTION.findall(README) == [told], "python -m tests.dictionary writes it anew"
 
 
 @pytest.mark.parametrize("title", ["Try it", "Run the tests"])

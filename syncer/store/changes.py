@@ -90,12 +90,17 @@ class VersionRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the database has of a batch's connections and participants. versions: the open ones."""
+    """What the database has of a batch's connections and participants.
+
+    versions: the open ones. personal: connections of which who invited is stored, be it in the history, and
+    should not be.
+    """
 
     connections: dict[str, ConnectionRow] = field(default_factory=dict)
     types: dict[str, dict[str, TypeRow]] = field(default_factory=dict)
     versions: dict[tuple[str, str], VersionRow] = field(default_factory=dict)
     participants: dict[tuple[str, str], ParticipantRow] = field(default_factory=dict)
+    personal: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,8 @@ class Changes:
 
     versions: new ones, per type in the order of their time; the last of each is open. ended: when the
     versions end that were open in the database, per type. held: connections that the API no longer has,
-    whose removal is held back, and when it was asked.
+    whose removal is held back, and when it was asked. erased: connections of which nothing that is stored,
+    old versions among it, may tell any longer who invited.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -114,6 +120,7 @@ class Changes:
     ended: dict[tuple[str, str], datetime] = field(default_factory=dict)
     held: dict[str, datetime] = field(default_factory=dict)
     participants: dict[tuple[str, str], ParticipantRow] = field(default_factory=dict)
+    erased: set[str] = field(default_factory=set)
 
 
 def decide(answers: Iterable[Fetched], stored: Stored, *, hold: bool = False) -> Changes:
@@ -136,10 +143,11 @@ def decide(answers: Iterable[Fetched], stored: Stored, *, hold: bool = False) ->
 
 def _missing(answer: Missing, stored: Stored, changes: Changes, *, hold: bool) -> Outcome:
     known = stored.connections.get(answer.item.identifier)
+    if known is not None and answer.asked_at < known.synced_at and known.removed_at is None:
+        return Outcome.STALE
+    _erase_inviters(answer.item.identifier, stored, changes)
     if known is None or known.removed_at is not None:
         return Outcome.MISSING
-    if answer.asked_at < known.synced_at:
-        return Outcome.STALE
     if hold:
         changes.held[known.id] = answer.asked_at
         return Outcome.FAILED
@@ -157,15 +165,17 @@ def _found(answer: Found, stored: Stored, changes: Changes) -> Outcome:
     known = stored.connections.get(connection.id)
     if known is not None and connection.updated_at < known.updated_at:
         return Outcome.STALE
+    late = known is not None and connection.updated_at == known.updated_at and asked_at < known.synced_at
+    erased = not late and _erase_inviters(connection.id, stored, changes)
     rows = [_type_row(connection.id, each) for each in connection.types]
     types = _changed_types(rows, stored.types.get(connection.id, {}), asked_at)
     versions = _changed_versions(connection, rows, types, stored)
     participants = _changed_participants(connection, stored)
     values = connection.id, connection.arn, connection.other_participant_account_id, connection.updated_at
     same = known is not None and known[:4] == values and known.removed_at is None
-    if same and not types and not versions and not participants:
+    if same and not types and not versions and not participants and not erased:
         return Outcome.UNCHANGED
-    if known is not None and connection.updated_at == known.updated_at and asked_at < known.synced_at:
+    if late:
         return Outcome.STALE
     if known is None:
         row = ConnectionRow(*values, asked_at, asked_at, None)
@@ -181,6 +191,24 @@ def _found(answer: Found, stored: Stored, changes: Changes) -> Outcome:
         key = each_participant.kind, each_participant.id
         stored.participants[key] = changes.participants[key] = each_participant
     return Outcome.WRITTEN
+
+
+def _erase_inviters(id: str, stored: Stored, changes: Changes) -> bool:
+    """Have who invited erased from what is stored of the connection; whether there was anything to erase.
+
+    Done to what is stored rather than by a new version: that would keep it in the one before.
+    """
+    if id not in stored.personal:
+        return False
+    stored.personal.remove(id)
+    changes.erased.add(id)
+    types = stored.types.get(id, {})
+    for name, row in types.items():
+        types[name] = row._replace(inviter_email=None, inviter_name=None)
+        version = stored.versions.get((id, name))
+        if version is not None:
+            stored.versions[id, name] = version._replace(inviter_email=None, inviter_name=None)
+    return True
 
 
 def _put(row: ConnectionRow, stored: Stored, changes: Changes) -> None:

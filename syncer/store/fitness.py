@@ -51,6 +51,6 @@ async def fitness(url: str) -> str:
         raise DatabaseNotSetUp(f"{where}: read-only: see default_transaction_read_only of database and user")
     if lacking:
         told = "; ".join(f"{each.privileges} on {each.name}" for each in lacking)
-        raise DatabaseDenied(f"{where}: the user may not {told}: give it these rights")
+        raise DatabaseDenied(f"{where}: the user may not {told}: see syncer grant --writer")
     encrypted = "TLS" if tls else "no TLS"
     return f"{where}: PostgreSQL {server.version}, {encrypted}"

@@ -40,12 +40,15 @@ class Preview:
         scope: Scope,
         ledger: Ledger,
         committed: Callable[[Settlement], Awaitable[None]],
+        *,
+        personal_data: bool = True,
     ) -> None:
         self.differences: list[Difference] = []
         self._pool = pool
         self._scope = scope
         self._ledger = ledger
         self._committed = committed
+        self._personal_data = personal_data
 
     async def write(self, answers: Sequence[Answer]) -> None:
         """Settle `answers` in the ledger, as if they had been written. Raises the database's error."""
@@ -53,12 +56,13 @@ class Preview:
         before = Stored()
         if fetched:
             async with self._pool.connection() as connection:
-                before = await stored_for(connection, self._scope, fetched)
+                before = await stored_for(connection, self._scope, fetched, personal_data=self._personal_data)
         after = Stored(
             dict(before.connections),
             {key: dict(types) for key, types in before.types.items()},
             dict(before.versions),
             dict(before.participants),
+            set(before.personal),
         )
         changes = decide(fetched, after)
         outcomes = iter(changes.outcomes)
@@ -79,6 +83,8 @@ def _differences(before: Stored, changes: Changes) -> Iterator[Difference]:
         yield from _fields(f"connection {id}", before.connections.get(id), connection)
     for (id, name), type_row in changes.types.items():
         yield from _fields(f"connection_type {id} {name}", before.types.get(id, {}).get(name), type_row)
+    for id in sorted(changes.erased):
+        yield Difference(f"connection {id}", "inviter, in its history too", MASK, "erased")
     for key, participant in changes.participants.items():
         yield from _fields(f"participant {' '.join(key)}", before.participants.get(key), participant)
 

@@ -33,6 +33,21 @@ OPEN_VERSIONS = """
       AND valid_to IS NULL
 """
 
+# Connections of which who invited is stored, be it in an old version.
+PERSONAL = """
+    SELECT connection_id
+    FROM connection_type
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s
+      AND connection_id = ANY(CAST(%(ids)s AS text[]))
+      AND (inviter_email IS NOT NULL OR inviter_name IS NOT NULL)
+    UNION
+    SELECT connection_id
+    FROM connection_type_history
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s
+      AND connection_id = ANY(CAST(%(ids)s AS text[]))
+      AND (inviter_email IS NOT NULL OR inviter_name IS NOT NULL)
+"""
+
 # More than was asked for, where one ID is of two kinds: that does no harm.
 PARTICIPANTS = """
     SELECT kind, id, name, connection_id, updated_at
@@ -152,6 +167,20 @@ END_VERSIONS = """
     WHERE history.account_id = %(account_id)s AND history.catalog = %(catalog)s
       AND history.connection_id = given.connection_id AND history.type = given.type
       AND history.connection_id = ANY(CAST(%(connection_id)s AS text[])) AND history.valid_to IS NULL
+"""
+
+# Their locks are held already too.
+ERASE_IN_TYPES = """
+    UPDATE connection_type SET inviter_email = NULL, inviter_name = NULL
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s
+      AND connection_id = ANY(CAST(%(ids)s AS text[]))
+      AND (inviter_email IS NOT NULL OR inviter_name IS NOT NULL)
+"""
+ERASE_IN_HISTORY = """
+    UPDATE connection_type_history SET inviter_email = NULL, inviter_name = NULL
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s
+      AND connection_id = ANY(CAST(%(ids)s AS text[]))
+      AND (inviter_email IS NOT NULL OR inviter_name IS NOT NULL)
 """
 
 PUT_FAILURES = """

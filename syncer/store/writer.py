@@ -68,6 +68,8 @@ class Writer:
 
     sleep: waits between replays; it may raise to end the waiting when the run must end.
     committed: told of each settlement after its commit: the place to acknowledge from.
+    personal_data: False erases who invited from all that is stored of the connections written, and records
+    of what is no ID only where it was read.
     """
 
     def __init__(
@@ -80,12 +82,14 @@ class Writer:
         sleep: Sleep,
         committed: Callable[[Settlement], Awaitable[None]],
         patience: float = PATIENCE,
+        personal_data: bool = True,
     ) -> None:
         self._pool = pool
         self._scope = scope
         self._ledger = ledger
         self._now = now
         self._committed = committed
+        self._personal_data = personal_data
         self._replaying = AsyncRetrying(
             retry=retry_if_exception(
                 lambda error: is_passing(error) or violated(error) == statements.SAME_CONNECTION
@@ -137,7 +141,7 @@ class Writer:
         fetched = [answer for answer in answers if not isinstance(answer, Failure)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         async with self._pool.transaction() as connection:
-            batch = _Batch(connection, self._scope)
+            batch = _Batch(connection, self._scope, personal_data=self._personal_data)
             fetched_outcomes, rows_written, held = await batch.apply(fetched, locked, hold=True)
             await batch.clear_failures([answer for answer in fetched if answer.item.identifier not in held])
             failed_at = self._now()
@@ -165,7 +169,7 @@ class Writer:
                 },
             )
             missing = [Missing(Item(0, row.identifier), row.last_failed_at) async for row in held]
-            batch = _Batch(connection, self._scope)
+            batch = _Batch(connection, self._scope, personal_data=self._personal_data)
             outcomes, rows_written, _ = await batch.apply(missing, locked, hold=False)
             await batch.clear_failures(missing)
             settlement = self._ledger.confirmation(outcomes, rows_written)
@@ -199,9 +203,10 @@ async def _in_order(transaction: Callable[[AbstractSet[str]], Awaitable[Settleme
 class _Batch:
     """The statements of one transaction."""
 
-    def __init__(self, connection: Connection, scope: Scope) -> None:
+    def __init__(self, connection: Connection, scope: Scope, *, personal_data: bool) -> None:
         self._connection = connection
         self._scope = scope
+        self._personal_data = personal_data
 
     async def apply(
         self, fetched: Sequence[Fetched], locked: AbstractSet[str], *, hold: bool
@@ -216,11 +221,13 @@ class _Batch:
         if locked:
             await self._execute(statements.LOCK_CONNECTIONS, ids=literal(locked))
         while True:
-            stored = await stored_for(self._connection, self._scope, fetched)
+            stored = await stored_for(
+                self._connection, self._scope, fetched, personal_data=self._personal_data
+            )
             known = set(stored.connections)
             known_types = {(id, name) for id, types in stored.types.items() for name in types}
             changes = decide(fetched, stored, hold=hold)
-            to_lock = known.intersection(changes.connections) - locked
+            to_lock = known.intersection({*changes.connections, *changes.erased}) - locked
             if not to_lock:
                 return changes.outcomes, await self._put(changes, known, known_types), changes.held
             if locked:
@@ -243,6 +250,10 @@ class _Batch:
         await self._write(statements.END_VERSIONS, ("connection_id", "type", "valid_to"), ended)
         versions = [version for each in changes.versions.values() for version in each]
         await self._write(statements.ADD_VERSIONS, VersionRow._fields, versions)
+        if changes.erased:
+            ids = literal(changes.erased)
+            rows_written += (await self._execute(statements.ERASE_IN_TYPES, ids=ids)).rowcount
+            await self._execute(statements.ERASE_IN_HISTORY, ids=ids)
         return rows_written
 
     async def _write(self, statement: str, fields: tuple[str, ...], rows: Sequence[tuple[Value, ...]]) -> int:
@@ -263,9 +274,9 @@ class _Batch:
             return
         attempts: Counter[str] = Counter()
         for failure, _ in failures:
-            attempts[failure.item.identifier] += failure.attempts
+            attempts[self._kept(failure)] += failure.attempts
         # A bad line can stand in an input twice, but one statement cannot write one row twice.
-        last = {failure.item.identifier: (failure, failed_at) for failure, failed_at in failures}
+        last = {self._kept(failure): (failure, failed_at) for failure, failed_at in failures}
         await self._execute(
             statements.PUT_FAILURES,
             identifier=literal(last),
@@ -276,6 +287,12 @@ class _Batch:
             run_id=self._scope.run_id,
         )
 
+    def _kept(self, failure: Failure) -> str:
+        """What the failure is recorded under. Text that is no ID may be anybody's: then only its place."""
+        if self._personal_data or failure.outcome is not Outcome.INVALID:
+            return failure.item.identifier
+        return failure.item.where
+
     async def _execute(self, statement: str, **parameters: object) -> AsyncCursor[Any]:
         return await self._connection.execute(
             statement,
@@ -283,8 +300,13 @@ class _Batch:
         )
 
 
-async def stored_for(connection: Connection, scope: Scope, fetched: Sequence[Fetched]) -> Stored:
-    """What the database has of the connections and participants that `fetched` is about; without locks."""
+async def stored_for(
+    connection: Connection, scope: Scope, fetched: Sequence[Fetched], *, personal_data: bool
+) -> Stored:
+    """What the database has of the connections and participants that `fetched` is about; without locks.
+
+    personal_data: whether who invited may stay; else it is looked for.
+    """
 
     async def execute(statement: str, **parameters: object) -> AsyncCursor[Any]:
         return await connection.execute(statement, {**scope.keys, **parameters})
@@ -299,6 +321,9 @@ async def stored_for(connection: Connection, scope: Scope, fetched: Sequence[Fet
             stored.types.setdefault(row.connection_id, {})[row.type] = TypeRow._make(row)
         async for row in await execute(statements.OPEN_VERSIONS, ids=known):
             stored.versions[row.connection_id, row.type] = VersionRow(*row)
+        if not personal_data:
+            async for row in await execute(statements.PERSONAL, ids=known):
+                stored.personal.add(row.connection_id)
     participants = {
         (each.participant_kind, each.participant_id)
         for answer in fetched
