@@ -122,7 +122,7 @@ def _unreachable(variables: Mapping[str, str]) -> str | None:
     for signal in ("TRACES", "METRICS"):
         names = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
         name = next((name for name in names if variables.get(name)), None)
-        if _exporter(variables, signal) != "otlp" or name is None:
+        if "otlp" not in _exporter(variables, signal).split(",") or name is None:
             continue
         try:
             url = urlsplit(variables[name])

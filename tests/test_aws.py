@@ -137,6 +137,32 @@ def test_the_tasks_role_has_the_policy_and_nothing_else() -> None:
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("resource", "auth"), [("", "password"), ("db-ABCDEFGHIJ", "iam")])
+def test_the_tasks_log_in_to_the_database_as_their_role_may(resource: str, auth: str) -> None:
+    with created(DatabaseResourceId=resource) as stack:
+        ecs, iam = stack.client("ecs"), stack.client("iam")
+        tasks = ecs.list_task_definitions()["taskDefinitionArns"]
+        assert len(tasks) == 2
+        for arn in tasks:
+            (container,) = ecs.describe_task_definition(taskDefinition=arn)["taskDefinition"][
+                "containerDefinitions"
+            ]
+            assert {"name": "SYNCER_DB_AUTH", "value": auth} in container["environment"]
+        policies = [each["Arn"] for each in iam.list_policies(Scope="Local")["Policies"]]
+        documents = [
+            iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
+            for arn in policies
+        ]
+        allowed = [
+            statement["Resource"]
+            for document in documents
+            for statement in document["Statement"]
+            if statement["Action"] == "rds-db:connect"
+        ]
+    login = "arn:aws:rds-db:us-east-1:123456789012:dbuser:db-ABCDEFGHIJ/syncer"
+    assert allowed == ([login] if resource else [])
+
+
 def test_it_runs_nothing_until_it_is_told_to() -> None:
     for running, expected in (("no", 0), ("yes", 1)):
         with created(Running=running) as stack:

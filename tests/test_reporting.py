@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import anyio
+import psycopg
 import pytest
 
 from syncer.answers import Answer, Failure, Found, Missing
@@ -24,6 +25,7 @@ from syncer.partner_central.population import Population
 from syncer.store import runs
 from syncer.store.pool import Pool
 from syncer.store.writer import Scope, Writer
+from tests.benchmarks.reporting import VIEWS, build, cost, tables_of
 from tests.conftest import rows
 from tests.test_readme import section
 
@@ -395,6 +397,17 @@ def test_the_five_questions_of_the_readme_are_answered(week: list[Seen], databas
     questions = re.findall(r"```sql\n(.*?)```", section("Reporting"), re.DOTALL)
     assert len(questions) == 5
     assert [question for question in questions if not rows(database_url, question)] == []
+
+
+def test_the_views_cost_the_planner_at_most_three_scans_of_their_tables(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        build(connection, 20_000)
+        for view in VIEWS:
+            scans = sum(cost(connection, table) for table in tables_of(connection, view))
+            assert cost(connection, f"reporting.{view}") <= 3 * scans, view
+        # A year of hourly runs: however many there are, they are not gone through.
+        plan = connection.execute("EXPLAIN SELECT * FROM reporting.sync_freshness").fetchall()
+    assert not [line for (line,) in plan if "Seq Scan on sync_run" in line]
 
 
 async def test_sync_freshness(week: list[Seen], database_url: str) -> None:

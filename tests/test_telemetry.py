@@ -146,14 +146,20 @@ async def test_the_instruments_are_those_of_the_list(program: Program, queue: Qu
     assert age.count == 30
 
 
-async def test_nobodys_name_and_no_secret_is_exported_or_logged(program: Program, queue: Queues) -> None:
-    population = Population(80, seed=302)
+def named_in(population: Population) -> set[str]:
+    """The names and addresses that are served."""
     people: set[str] = set()
     for identifier in population.identifiers():
         answer: Any = population.get(identifier)
         for detail in answer["ConnectionTypes"].values():
             people |= {detail["InviterName"], detail["InviterEmail"]}
             people |= {content["Name"] for content in detail["OtherParticipant"].values()}
+    return people
+
+
+async def test_nobodys_name_and_no_secret_is_exported_or_logged(program: Program, queue: Queues) -> None:
+    population = Population(80, seed=302)
+    people = named_in(population)
     unlucky = min(people)
     with psycopg.connect(program.environment["DATABASE_URL"]) as connection:
         # Rows that the database refuses: its errors quote all of them.
@@ -348,8 +354,12 @@ async def test_a_worker_can_be_scraped(
     program: Program, database_url: str, queue: Queues, exposed: dict[str, set[str]]
 ) -> None:
     population, port = Population(20, seed=308), free_port()
-    program.environment |= {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": port}
-    scraped: dict[str, set[str]] = {}
+    secret = "very/secret/access+key"
+    program.environment |= {
+        "OTEL_METRICS_EXPORTER": "prometheus",
+        "OTEL_EXPORTER_PROMETHEUS_PORT": port,
+        "AWS_SECRET_ACCESS_KEY": secret,
+    }
     async with served(program, population):
         queue.send(*population.identifiers())
         process = await program.start("work", "--json")
@@ -359,10 +369,12 @@ async def test_a_worker_can_be_scraped(
             aiohttp.ClientSession() as client,
             client.get(f"http://127.0.0.1:{port}/metrics") as response,
         ):
-            scraped = samples(await response.text())
+            text = await response.text()
         taken = await program("sync", "--json")
         process.send_signal(signal.SIGTERM)
         assert (await finished(process)).exit == 143
+    assert not [each for each in (*named_in(population), secret, *population.identifiers()) if each in text]
+    scraped = samples(text)
     assert {"syncer_items_total", "syncer_queue_messages", "rpc_client_call_duration_seconds_bucket"} <= set(
         scraped
     )

@@ -2,9 +2,9 @@
 
     .venv/bin/python -m tests.benchmarks.telemetry [--ids 20000] [--rounds 5]
 
-Both take turns, so that whatever else the machine does meets both alike. Each run is a process of its own,
-into empty tables; its CPU (user and system, of all threads) is the kernel's account of it. A run of one ID
-tells what the start costs; the rest is per ID.
+Both run side by side, so that whatever else the machine does meets both alike. Each run is a process of its
+own, into empty tables of its own; its CPU (user and system, of all threads) is the kernel's account of it. A
+run of one ID tells what the start costs; the rest is per ID.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import anyio
 import psycopg
+from sqlalchemy import make_url
 
 from syncer.demo import environment
 from syncer.partner_central.population import Population
@@ -37,7 +38,8 @@ async def cpu(folder: Path, size: int, variables: Mapping[str, str]) -> float:
         connection.execute(f"TRUNCATE {TABLES}".encode())
         connection.execute("CHECKPOINT")
     ids = folder / f"ids-{size}.txt"
-    ids.write_text("".join(f"{identifier}\n" for identifier in Population(size, seed=1).identifiers()))
+    if not ids.exists():
+        ids.write_text("".join(f"{identifier}\n" for identifier in Population(size, seed=1).identifiers()))
     process = subprocess.Popen(  # noqa: ASYNC220  (wait4 tells what it used)
         [sys.executable, "-m", "syncer", "sync", str(ids), "--json"],
         env={name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
@@ -57,7 +59,11 @@ async def main(size: int, rounds: int) -> None:
         tempfile.TemporaryDirectory() as folder,
         embedded(Path(folder)) as database,
     ):
-        await migrate(database.url)
+        with psycopg.connect(database.url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE other")
+        other = make_url(database.url).set(database="other").render_as_string(hide_password=False)
+        for url in (database.url, other):
+            await migrate(url)
         simulator = subprocess.Popen(  # noqa: ASYNC220  (it answers while we wait)
             [sys.executable, "-m", "syncer", "simulate", "--port", "0", "--seed", "1",
              "--connections", str(size)],
@@ -70,17 +76,21 @@ async def main(size: int, rounds: int) -> None:
         try:
             async with collector.receiving() as receiver:
                 # Shorter than anybody's: so that the sending is in the account too.
-                on = off | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver, "OTEL_METRIC_EXPORT_INTERVAL": "10000"}
-                start_off, start_on = [], []
-                for _ in range(rounds):
-                    start_off.append(await cpu(Path(name), 1, off))
-                    start_on.append(await cpu(Path(name), 1, on))
-                begin_off, begin_on = statistics.median(start_off), statistics.median(start_on)
+                on = off | {
+                    "DATABASE_URL": other,
+                    "OTEL_EXPORTER_OTLP_ENDPOINT": receiver,
+                    "OTEL_METRIC_EXPORT_INTERVAL": "10000",
+                }
+
+                async def both(count: int) -> tuple[float, float]:
+                    """CPU without and with."""
+                    return await asyncio.gather(cpu(Path(name), count, off), cpu(Path(name), count, on))
+
+                starts = [await both(1) for _ in range(rounds)]
+                begin_off, begin_on = (statistics.median(each) for each in zip(*starts, strict=True))
                 print(f"start: {begin_off:.3f} s without, {begin_on:.3f} s with", flush=True)
-                for turn in range(rounds):
-                    order = (off, on) if turn % 2 else (on, off)
-                    used = [await cpu(Path(name), size, each) for each in order]
-                    without, with_it = used if turn % 2 else reversed(used)
+                for _ in range(rounds):
+                    without, with_it = await both(size)
                     ratios.append((with_it - begin_on) / (without - begin_off))
                     print(
                         f"per ID: {(without - begin_off) / size * 1e6:.0f} µs without, "
