@@ -88,6 +88,8 @@ QUEUEING = {
 MIGRATING = {"migrating": 9, "migration committing": 1, "migration committed": 1}
 # What a trial is of, and where in it there may be a kill.
 POINTS = {"file": WRITING, "queue": WRITING | QUEUEING, "migration": MIGRATING}
+# What can be migrated: no tables at all, and each version before this one.
+OLDER = ["", *sorted(path.name[:4] for path in (migrations() / "versions").glob("0*.py"))[:-1]]
 
 STATEMENTS = (
     ("migrating", re.compile(r"^\s*(CREATE|ALTER|COMMENT|INSERT INTO alembic|UPDATE alembic)")),
@@ -142,13 +144,17 @@ class Ground:
 
 
 class Life:
-    """One start of the program, with edges of its own to everything, and perhaps a kill to come."""
+    """One start of the program, with edges of its own to everything, and perhaps a kill to come.
 
-    def __init__(self, launcher: Launcher, kill: Kill | None) -> None:
+    committing: seconds that each commit takes more.
+    """
+
+    def __init__(self, launcher: Launcher, kill: Kill | None, committing: float) -> None:
         self.kill = kill
         self.killed = False
         self.passed: Counter[str] = Counter()
         self._launcher = launcher
+        self._committing = committing
         self._later: asyncio.Task[None] | None = None
 
     def start(self, arguments: Sequence[str], variables: Mapping[str, str], folder: Path) -> None:
@@ -192,7 +198,11 @@ class Life:
             self._later.cancel()
 
     async def statement(self, what: str, sql: str, transaction: Transaction) -> None:
-        await self.passing(_named(what, sql, transaction))
+        name = _named(what, sql, transaction)
+        await self.passing(name)
+        if name == "committing":
+            # Whoever does not wait for it to be committed is seen by its delete.
+            await asyncio.sleep(self._committing)
 
 
 def _named(what: str, sql: str, transaction: Transaction) -> str:
@@ -231,6 +241,7 @@ class Trial:
         self.arguments = [
             "--batch-size", str(dice.choice((3, 8, 20))), "--concurrency", str(dice.choice((3, 8, 16))),
         ]  # fmt: skip
+        self.committing = dice.choice((0.0, 0.03))
         real = [*self.population.identifiers()]
         never = [self.population.identifier(self.population.size + number) for number in range(2)]
         self.bad = [f"pac-{seed}", "nonsense, pac-AAAAAAAAAAAAA"]
@@ -250,7 +261,7 @@ class Trial:
     async def run(self) -> None:
         """Raises `AssertionError` when something is not as it must be."""
         migrates = self.kind == "migration"
-        version = self.dice.choice(("", "0001", "0002", "0003")) if migrates else "prepared"
+        version = self.dice.choice(OLDER) if migrates else "prepared"
         template = self.ground.templates[version]
         async with AsyncExitStack() as stack:
             made = database_on(self.ground.server_url, template)
@@ -371,6 +382,10 @@ class Trial:
         while self.queue.depth != (0, 0):
             await self._worker([])
         assert self.queue.dead == []
+        kills = sum(life.killed for _, life in self.lives)
+        assert max(self.queue.received.values()) <= 1 + kills, "a message was received for no reason"
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        assert self.database.execute(deadlocks).fetchone() == (0,)
 
     async def _worker(self, kills: Iterable[Kill]) -> None:
         assert self.queue is not None
@@ -403,7 +418,7 @@ class Trial:
 
     async def _live(self, arguments: Sequence[str], kill: Kill | None) -> Life:
         """One start of the program, to its end."""
-        life = Life(self.ground.launcher, kill)
+        life = Life(self.ground.launcher, kill, self.committing)
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(wire(partial(_connected, self.url), life.statement))
             url = make_url(self.url).set(
@@ -577,7 +592,7 @@ def templates(server_url: str) -> Iterator[Mapping[str, str]]:
     """Names of databases to copy, by the version of their schema; `prepared`: the newest, for a trial."""
     made = {"": "template1"}
     with contextlib.ExitStack() as stack:
-        for version in ("0001", "0002", "0003", VERSION, "prepared"):
+        for version in (*OLDER[1:], VERSION, "prepared"):
             made[version], url = stack.enter_context(database_on(server_url))
             engine = create_engine(sqlalchemy_url(url))
             with engine.connect() as connection:
