@@ -27,6 +27,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -632,17 +633,26 @@ async def crash(on: Ground, seeds: Iterable[int], at_once: int = AT_ONCE) -> dic
     return failed
 
 
-async def _main(seeds: Sequence[int], at_once: int) -> int:
+async def _main(given: Sequence[int], at_once: int, minutes: float) -> int:
     began = time.monotonic()
+    begun = 0
+
+    def seeds() -> Iterator[int]:
+        nonlocal begun
+        for begun, seed in enumerate(given, 1):  # noqa: B007  (told at the end)
+            yield seed
+            if time.monotonic() - began > 60 * minutes:
+                return
+
     with server() as url:
         async with ground(url) as on:
-            failed = await crash(on, seeds, at_once)
+            failed = await crash(on, seeds(), at_once)
             figures = on.figures
     seconds = time.monotonic() - began
     for seed, what in failed.items():
         print(f"--- seed {seed} failed; again: {AGAIN} {seed}\n{what}")
     print(
-        f"{figures.trials} of {len(seeds)} seeds hold: {figures.kills.total()} kills "
+        f"{figures.trials} of {begun} seeds hold: {figures.kills.total()} kills "
         f"in {figures.starts} starts, {figures.identifiers} IDs, {figures.changes} changes amid it, "
         f"{figures.deletes} messages deleted, "
         f"in {seconds:.0f} s"
@@ -656,7 +666,8 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--minutes", type=float, default=inf, help="begin none after so many")
     parser.add_argument("--at-once", type=int, default=AT_ONCE)
     given = parser.parse_args()
     chosen = range(given.first, given.first + given.seeds) if given.seed is None else [given.seed]
-    sys.exit(asyncio.run(_main(chosen, given.at_once)))
+    sys.exit(asyncio.run(_main(chosen, given.at_once, given.minutes)))
