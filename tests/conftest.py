@@ -165,7 +165,9 @@ class Program:
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        # PYTHONPATH: the program that is tried need not be the one that is installed.
+        passed_on = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
+        kept = {name: os.environ[name] for name in passed_on if name in os.environ}
         self.environment = kept | variables
 
     async def start(

@@ -170,11 +170,14 @@ async def test_a_listing_that_does_not_reach_its_end_removes_nothing(
                 return {"ConnectionSummaries": summaries, "NextToken": request["NextToken"]}
         return {"ConnectionSummaries": [{"Catalog": "AWS"}]}
 
+    complete = "SELECT last_complete_at FROM reporting.sync_freshness"
     async with served(program, population) as simulator:
         await program("sync")
+        before = rows(database_url, complete)
         simulator.answer = answer
         done = await program("sync", "--json", "--max-attempts", "2")
     assert (done.exit, done.result["status"]) == (75, "partial")
+    assert rows(database_url, complete) == before != [(None,)]
     assert "nothing counts as removed" in done.stderr
     assert rows(database_url, "SELECT count(*) FROM connection WHERE removed_at IS NOT NULL") == [(0,)]
 
@@ -216,8 +219,9 @@ async def test_two_runs_at_once_are_one_run(program: Program, database_url: str)
     waiting, go_on = asyncio.Event(), asyncio.Event()
 
     async def answer(*_: object) -> None:
-        waiting.set()
-        await go_on.wait()
+        if not waiting.is_set():
+            waiting.set()
+            await go_on.wait()
 
     async with served(program, population) as simulator:
         simulator.answer = answer

@@ -177,10 +177,14 @@ async def test_reading_stays_within_a_window_of_the_checkpoint(held: str) -> Non
     async def wait_for_the_others(_: object) -> None:
         await anyio.wait_all_tasks_blocked()
 
+    def full() -> bool:
+        assert run.ledger.ahead <= window
+        return sorted(run.written) == [0, 1, 2, *range(4, 3 + window)]
+
     async def one_is_slow(at: int) -> None:
         if at == 3:
             # The others go on until the window is full, are written, and wait for this one.
-            await run.until(lambda: sorted(run.written) == [0, 1, 2, *range(4, 3 + window)])
+            await run.until(full)
             await anyio.wait_all_tasks_blocked()
             assert (run.ledger.checkpoint, run.ledger.ahead) == (3, window)
 

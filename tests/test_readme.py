@@ -14,6 +14,7 @@ from syncer.outcomes import Outcome
 from syncer.store import tables  # noqa: F401  (so that SQLModel knows the tables)
 from syncer.telemetry import INSTRUMENTS, Span
 from tests.dictionary import SECTION, dictionary
+from tests.trust.mutations import MUTATIONS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]  # a Typer app with commands is a group
@@ -111,3 +112,8 @@ def test_the_two_commands_are_one_line_each(title: str) -> None:
     block = re.search(r"```sh\n(.*?)```", section(title), re.DOTALL)
     assert block
     assert len(block[1].splitlines()) == 1
+
+
+def test_the_removals_are_those_that_are_tried() -> None:
+    documented = rows_of_table(section("What is promised, and what tries to break it"))
+    assert documented == [[each.removed, f"`{each.test_name}`"] for each in MUTATIONS]

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.errors import CheckViolation
 
-from syncer.answers import Connection, ConnectionType, Fetched, Found, Missing
+from syncer.answers import Connection, ConnectionType, Failure, Fetched, Found, Missing
 from syncer.identifiers import Item
 from syncer.ledger import Ledger, Settlement
 from syncer.outcomes import Outcome
@@ -18,7 +18,7 @@ from syncer.partner_central.population import Population
 from syncer.store import runs
 from syncer.store.pool import Pool
 from syncer.store.writer import Scope, Writer
-from tests.conftest import Program, Recording, ids_file, rows, served
+from tests.conftest import Program, Recording, ids_file, rows, served, until
 from tests.test_listing import assert_history_is_whole
 from tests.test_sync import assert_in_step
 
@@ -93,6 +93,138 @@ async def test_writers_at_once_neither_deadlock_nor_let_an_older_answer_win(data
         database_url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     ) == [(0,)]
     assert_history_is_whole(database_url)
+
+
+SEVEN = [f"pac-{number:013d}" for number in range(7)]
+SOMEBODYS = {
+    "changed": ("connection", "id", SEVEN),
+    "named": ("participant", "id", [f"p{number}" for number in range(7)]),
+    "failed": ("sync_failure", "identifier", SEVEN),
+    "cleared": ("sync_failure", "identifier", SEVEN),
+}
+
+
+@pytest.mark.parametrize("what", SOMEBODYS)
+async def test_rows_are_locked_in_the_order_of_their_keys(database_url: str, what: str) -> None:
+    """Whoever waits for the first holds none of the others, in whatever order they lie and come."""
+    table, key, keys = SOMEBODYS[what]
+    pool = Pool(database_url)
+    one = await writer(pool)
+    for number in reversed(range(7)):
+        await write(one, [found(number)])
+        if table == "sync_failure":
+            await one[0].write([failed(one[1], number)])
+    with psycopg.connect(database_url, autocommit=True) as database:
+        for scan in ("indexscan", "bitmapscan"):
+            database.execute(f"ALTER DATABASE {database.info.dbname} SET enable_{scan} = off".encode())
+    await pool.close()
+
+    async def act() -> None:
+        if what == "failed":
+            await one[0].write([failed(one[1], number) for number in reversed(range(7))])
+        else:
+            await write(one, [found(number, version=1, asked=1) for number in reversed(range(7))])
+
+    with psycopg.connect(database_url) as somebody, psycopg.connect(database_url) as else_:
+        somebody.execute(f"SELECT FROM {table} WHERE {key} = '{keys[0]}' FOR UPDATE".encode())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(act)
+            await until_somebody_waits(database_url)
+            free = else_.execute(f"SELECT {key} FROM {table} FOR UPDATE SKIP LOCKED".encode()).fetchall()
+            else_.rollback()
+            somebody.rollback()
+    await pool.close()
+    assert sorted(each for (each,) in free) == keys[1:]
+
+
+async def test_rows_are_added_in_the_order_of_their_keys(database_url: str) -> None:
+    pool = Pool(database_url)
+    one = await writer(pool)
+    with psycopg.connect(database_url) as somebody, psycopg.connect(database_url) as else_:
+        add(somebody, 0)
+        async with anyio.create_task_group() as tasks:
+            answers: list[Fetched] = [found(number) for number in reversed(range(7))]
+            tasks.start_soon(write, one, answers)
+            await until_somebody_waits(database_url)
+            else_.execute("SET lock_timeout = '5s'")
+            for number in range(1, 7):
+                add(else_, number)
+            else_.rollback()
+            somebody.rollback()
+    await pool.close()
+    assert one[1].tally[Outcome.WRITTEN] == 7
+
+
+MEANWHILE = {
+    "changed": ("FOR NO KEY UPDATE", "UPDATE connection SET updated_at = %s, arn = 'arn:3'"),
+    "added": (
+        "INSERT INTO connection (",
+        """INSERT INTO connection (account_id, catalog, id, arn, other_participant_account_id, updated_at,
+                                   first_seen_at, synced_at)
+           VALUES ('000000000009', 'AWS', 'pac-0000000000001', 'arn:3', '000000000000', %s, now(), now())""",
+    ),
+    "named": (
+        "INSERT INTO participant",
+        """INSERT INTO participant (account_id, catalog, kind, id, name, connection_id, updated_at)
+           VALUES ('000000000009', 'AWS', 'Account', 'p1', 'v3', 'pac-0000000000001', %s)
+           ON CONFLICT (account_id, catalog, kind, id) DO UPDATE
+           SET name = excluded.name, updated_at = excluded.updated_at""",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
+async def test_what_others_commit_between_the_look_and_the_write_is_not_overwritten(
+    database_url: str, what: str
+) -> None:
+    """Connection 1 is stored as of version 1, unless it is new; we write version 2 when 3 is there."""
+    before, statement = MEANWHILE[what]
+    pool = Recording(database_url)
+    one = await writer(pool)
+    if what != "added":
+        await write(one, [found(1, version=1)])
+    done = False
+
+    def meanwhile(sql: str) -> None:
+        nonlocal done
+        if before in sql and not done:
+            done = True
+            with psycopg.connect(database_url) as somebody:
+                somebody.execute(statement.encode(), [T0 + timedelta(seconds=3)])
+
+    pool.before = meanwhile
+    await write(one, [found(1, version=2, asked=1)])
+    await pool.close()
+    assert done
+    if what == "named":
+        assert rows(database_url, "SELECT name FROM participant") == [("v3",)]
+    else:
+        assert one[1].tally[Outcome.STALE] == 1
+        assert rows(database_url, "SELECT arn FROM connection") == [("arn:3",)]
+
+
+def failed(ledger: Ledger, number: int) -> Failure:
+    """A failure of connection `number`, read as an item of its own."""
+    item = Item(ledger.tally.read, f"pac-{number:013d}")
+    ledger.read(item)
+    return Failure(item, Outcome.FAILED, "Why", "because", attempts=1)
+
+
+def add(database: psycopg.Connection[Any], number: int) -> None:
+    """Add connection `number`, as another worker would."""
+    database.execute(
+        """INSERT INTO connection (account_id, catalog, id, arn, other_participant_account_id, updated_at,
+                                   first_seen_at, synced_at)
+           VALUES ('000000000009', 'AWS', %s, 'arn', '000000000000', now(), now(), now())""",
+        [f"pac-{number:013d}"],
+    )
+
+
+async def until_somebody_waits(url: str) -> None:
+    """Until a transaction waits for another's lock."""
+    waits = """SELECT count(*) FROM pg_stat_activity
+               WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+    await until(lambda: rows(url, waits) == [(1,)])
 
 
 async def test_a_late_answer_neither_overwrites_nor_removes(database_url: str) -> None:

@@ -27,6 +27,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from tests.trust import ledger
 from tests.trust.launcher import Launcher, launching
 from tests.trust.wire import COMMITTED, Severed, Transaction, wire
 
+AGAIN = "python -m tests.trust.crashes --seed"
 # Trials side by side: most of the time each waits for something.
 AT_ONCE = 8
 # A start that takes longer than this (seconds) hangs.
@@ -84,6 +86,10 @@ QUEUEING = {
     "hidden": 1,
 }
 MIGRATING = {"migrating": 9, "migration committing": 1, "migration committed": 1}
+# What a trial is of, and where in it there may be a kill.
+POINTS = {"file": WRITING, "queue": WRITING | QUEUEING, "migration": MIGRATING}
+# What can be migrated: no tables at all, and each version before this one.
+OLDER = ["", *sorted(path.name[:4] for path in (migrations() / "versions").glob("0*.py"))[:-1]]
 
 STATEMENTS = (
     ("migrating", re.compile(r"^\s*(CREATE|ALTER|COMMENT|INSERT INTO alembic|UPDATE alembic)")),
@@ -138,13 +144,17 @@ class Ground:
 
 
 class Life:
-    """One start of the program, with edges of its own to everything, and perhaps a kill to come."""
+    """One start of the program, with edges of its own to everything, and perhaps a kill to come.
 
-    def __init__(self, launcher: Launcher, kill: Kill | None) -> None:
+    committing: seconds that each commit takes more.
+    """
+
+    def __init__(self, launcher: Launcher, kill: Kill | None, committing: float) -> None:
         self.kill = kill
         self.killed = False
         self.passed: Counter[str] = Counter()
         self._launcher = launcher
+        self._committing = committing
         self._later: asyncio.Task[None] | None = None
 
     def start(self, arguments: Sequence[str], variables: Mapping[str, str], folder: Path) -> None:
@@ -188,14 +198,18 @@ class Life:
             self._later.cancel()
 
     async def statement(self, what: str, sql: str, transaction: Transaction) -> None:
-        await self.passing(_named(what, sql, transaction))
+        name = _named(what, sql, transaction)
+        await self.passing(name)
+        if name == "committing":
+            # Whoever does not wait for it to be committed is seen by its delete.
+            await asyncio.sleep(self._committing)
 
 
 def _named(what: str, sql: str, transaction: Transaction) -> str:
     """What a statement, or the server's answer to a commit, is to the trial."""
     if sql == "COMMIT":
         done = what == COMMITTED
-        if transaction.has("alembic_version"):
+        if transaction.has("INTO alembic_version") or transaction.has("UPDATE alembic_version"):
             return "migration committed" if done else "migration committing"
         if transaction.has("INSERT INTO sync_run"):
             return "started" if done else "starting"
@@ -207,16 +221,18 @@ def _named(what: str, sql: str, transaction: Transaction) -> str:
 
 
 class Trial:
-    """One seed."""
+    """One seed. kind, kill: what it is of, and its only kill, where the seed is not to choose."""
 
-    def __init__(self, ground: Ground, seed: int) -> None:
+    def __init__(self, ground: Ground, seed: int, kind: str | None = None, kill: Kill | None = None) -> None:
         self.ground = ground
         self.seed = seed
+        self.kind = kind or ("migration" if seed % 10 == 9 else "queue" if seed % 2 else "file")
+        self.kill = kill
         self.dice = dice = random.Random(seed)
         self.population = Population(dice.randint(20, 60), seed)
         self.told = ledger.Told()
-        self.log: list[str] = []
-        self.folder = ground.folder / f"seed {seed}"
+        self.lives: list[tuple[str, Life]] = []
+        self.folder = ground.folder / f"seed {seed} {kind} {kill}"
         self.folder.mkdir()
         self.faults = Faults(
             latency=dice.choice((0.0, 0.002)), jitter=dice.choice((0.0, 0.005)),
@@ -225,6 +241,7 @@ class Trial:
         self.arguments = [
             "--batch-size", str(dice.choice((3, 8, 20))), "--concurrency", str(dice.choice((3, 8, 16))),
         ]  # fmt: skip
+        self.committing = dice.choice((0.0, 0.03))
         real = [*self.population.identifiers()]
         never = [self.population.identifier(self.population.size + number) for number in range(2)]
         self.bad = [f"pac-{seed}", "nonsense, pac-AAAAAAAAAAAAA"]
@@ -243,18 +260,18 @@ class Trial:
 
     async def run(self) -> None:
         """Raises `AssertionError` when something is not as it must be."""
-        kind = "migration" if self.seed % 10 == 9 else "queue" if self.seed % 2 else "file"
-        version = self.dice.choice(("", "0001", "0002", "0003")) if kind == "migration" else "prepared"
+        migrates = self.kind == "migration"
+        version = self.dice.choice(OLDER) if migrates else "prepared"
         template = self.ground.templates[version]
         async with AsyncExitStack() as stack:
             made = database_on(self.ground.server_url, template)
             _, self.url = await asyncio.to_thread(made.__enter__)
             stack.push_async_callback(asyncio.to_thread, made.__exit__, None, None, None)
             self.database = stack.enter_context(psycopg.connect(self.url, autocommit=True))
-            if kind == "migration":
+            if migrates:
                 await self._migrated()
                 prepare(self.database)
-            if kind == "queue":
+            if self.kind == "queue":
                 await self._worked()
             else:
                 await self._synced()
@@ -272,7 +289,30 @@ class Trial:
         self.ground.figures.identifiers += len(self.input)
         self.ground.figures.changes += self.changes
 
-    def _kills(self, points: Mapping[str, int]) -> Iterator[Kill]:
+    @property
+    def struck(self) -> bool:
+        """Whether any kill came in time."""
+        return any(life.killed for _, life in self.lives)
+
+    def told_by_the_lives(self) -> str:
+        """How each start of the program went, and the end of what it printed."""
+        return "\n".join(
+            f"* {started}: {life.kill}, exit {life.running.exit}\n{life.running.stderr.read_text()[-2000:]}"
+            for started, life in self.lives
+        )
+
+    def clear(self) -> None:
+        """Nobody will ask for its files any more."""
+        shutil.rmtree(self.folder)
+        for _, life in self.lives:
+            life.running.stdout.unlink(missing_ok=True)
+            life.running.stderr.unlink(missing_ok=True)
+
+    def _kills(self) -> Iterator[Kill]:
+        points = POINTS[self.kind]
+        if self.kill is not None:
+            yield self.kill
+            return
         for _ in range(self.dice.randint(1, 4)):
             if self.dice.random() < 0.4:
                 point = self.dice.choice([*points])
@@ -283,7 +323,7 @@ class Trial:
 
     async def _migrated(self) -> None:
         begun_from = self._version()
-        for kill in [*self._kills(MIGRATING), None]:
+        for kill in [*self._kills(), None]:
             life = await self._live(["migrate"], kill)
             assert life.killed or life.running.exit == 0, life.running.stderr.read_text()
             # A migration that dies half-way has not happened.
@@ -308,7 +348,7 @@ class Trial:
     async def _synced(self) -> None:
         """A file, with --resume, killed and started again until it is done."""
         (self.folder / "ids.txt").write_text("\n".join(self.input) + "\n")
-        kills = self._kills(WRITING)
+        kills = self._kills() if self.kind == "file" else iter(())
         while True:
             life = await self._live(
                 ["sync", "ids.txt", "--resume", "--json", *self.arguments], next(kills, None)
@@ -335,14 +375,17 @@ class Trial:
             bodies[:6] = [json.dumps(some)]
         for body in bodies:
             self._send(body)
-        workers = [
-            self._worker([*self._kills(WRITING | QUEUEING)]) for _ in range(self.dice.choice((1, 1, 2)))
-        ]
+        count = 1 if self.kill is not None else self.dice.choice((1, 1, 2))
+        workers = [self._worker([*self._kills()]) for _ in range(count)]
         await asyncio.gather(*workers)
         # What a worker that died last has left behind.
         while self.queue.depth != (0, 0):
             await self._worker([])
         assert self.queue.dead == []
+        kills = sum(life.killed for _, life in self.lives)
+        assert max(self.queue.received.values()) <= 1 + kills, "a message was received for no reason"
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        assert self.database.execute(deadlocks).fetchone() == (0,)
 
     async def _worker(self, kills: Iterable[Kill]) -> None:
         assert self.queue is not None
@@ -375,7 +418,7 @@ class Trial:
 
     async def _live(self, arguments: Sequence[str], kill: Kill | None) -> Life:
         """One start of the program, to its end."""
-        life = Life(self.ground.launcher, kill)
+        life = Life(self.ground.launcher, kill, self.committing)
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(wire(partial(_connected, self.url), life.statement))
             url = make_url(self.url).set(
@@ -391,11 +434,11 @@ class Trial:
                 variables["SYNCER_QUEUE_URL"] = queue_url
                 variables["AWS_ENDPOINT_URL_SQS"] = queue_url.partition("/1234")[0]
             life.start(arguments, variables, self.folder)
+            self.lives.append((" ".join(arguments), life))
             await life.over()
         self.ground.figures.starts += 1
         if life.killed and kill is not None:
             self.ground.figures.kills[kill.point or "any moment"] += 1
-        self.log.append(f"{' '.join(arguments)}: {kill}, exit {life.running.exit}, {life.running.stderr}")
         return life
 
     async def _answer(
@@ -549,7 +592,7 @@ def templates(server_url: str) -> Iterator[Mapping[str, str]]:
     """Names of databases to copy, by the version of their schema; `prepared`: the newest, for a trial."""
     made = {"": "template1"}
     with contextlib.ExitStack() as stack:
-        for version in ("0001", "0002", "0003", VERSION, "prepared"):
+        for version in (*OLDER[1:], VERSION, "prepared"):
             made[version], url = stack.enter_context(database_on(server_url))
             engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
             with engine.connect() as connection:
@@ -582,25 +625,33 @@ async def crash(on: Ground, seeds: Iterable[int], at_once: int = AT_ONCE) -> dic
             try:
                 await trial.run()
             except Exception:  # noqa: BLE001  (one trial that breaks must not hide the others)
-                failed[seed] = "\n".join([traceback.format_exc(), *trial.log])
-            else:
-                shutil.rmtree(trial.folder)
+                failed[seed] = f"{traceback.format_exc()}\n{trial.told_by_the_lives()}"
+            trial.clear()
 
     await asyncio.gather(*(some() for _ in range(at_once)))
     return failed
 
 
-async def _main(seeds: Sequence[int], at_once: int) -> int:
+async def _main(given: Sequence[int], at_once: int, minutes: float) -> int:
     began = time.monotonic()
+    begun = 0
+
+    def seeds() -> Iterator[int]:
+        nonlocal begun
+        for begun, seed in enumerate(given, 1):  # noqa: B007  (told at the end)
+            yield seed
+            if time.monotonic() - began > 60 * minutes:
+                return
+
     with server() as url:
         async with ground(url) as on:
-            failed = await crash(on, seeds, at_once)
+            failed = await crash(on, seeds(), at_once)
             figures = on.figures
     seconds = time.monotonic() - began
     for seed, what in failed.items():
-        print(f"--- seed {seed} failed; again: python -m tests.trust.crashes --seed {seed}\n{what}")
+        print(f"--- seed {seed} failed; again: {AGAIN} {seed}\n{what}")
     print(
-        f"{figures.trials} of {len(seeds)} seeds hold: {figures.kills.total()} kills "
+        f"{figures.trials} of {begun} seeds hold: {figures.kills.total()} kills "
         f"in {figures.starts} starts, {figures.identifiers} IDs, {figures.changes} changes amid it, "
         f"{figures.deletes} messages deleted, "
         f"in {seconds:.0f} s"
@@ -614,7 +665,8 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--minutes", type=float, default=inf, help="begin none after so many")
     parser.add_argument("--at-once", type=int, default=AT_ONCE)
     given = parser.parse_args()
     chosen = range(given.first, given.first + given.seeds) if given.seed is None else [given.seed]
-    sys.exit(asyncio.run(_main(chosen, given.at_once)))
+    sys.exit(asyncio.run(_main(chosen, given.at_once, given.minutes)))

@@ -87,7 +87,7 @@ async def _to_server(
         if head[:1] in (b"Q", b"P"):
             text = body if head[:1] == b"Q" else body.partition(b"\0")[2]
             sql = text.partition(b"\0")[0].decode()
-            if sql == "BEGIN":
+            if sql.startswith("BEGIN"):
                 transaction.statements.clear()
             transaction.statements.append(sql)
             await watch(STATEMENT, sql, transaction)
