@@ -139,9 +139,13 @@ async def test_a_writer_syncs_works_and_checks_but_changes_no_schema(
     program.environment["DATABASE_URL"] = url
     queue.send(*population.identifiers())
     async with served(program, population):
-        for command in (("check",), ("sync",), ("work", "--drain"), ("sync", "--full"), ("status",)):
+        for command in (
+            ("check",), ("sync",), ("work", "--drain"), ("sync", "--full"), ("status",),
+            ("forget", "--email", max(inviters(population), key=lambda each: "@" in each)),
+        ):  # fmt: skip
             done = await program(*command)
             assert done.exit == 0, done.stdout + done.stderr
+    assert "erased of this person: connection_type 0" not in done.stdout
     assert rows(url, "SELECT count(*) FROM connection") == [(60,)]
     for statement in (
         "CREATE TABLE mine (id int)",
