@@ -186,7 +186,7 @@ async def test_rights_that_are_missing_are_named(program: Program, database_url:
         exit_code, wrong = await checked(program, url)
     assert exit_code == 78
     assert "may not DELETE, INSERT, SELECT, UPDATE on connection;" in wrong
-    assert "give it these rights" in wrong
+    assert "see syncer grant --writer" in wrong
 
 
 async def test_a_server_that_takes_no_writes_is_named(program: Program, database_url: str) -> None:

@@ -197,8 +197,7 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
     words = _words(error)
     if words == "no such option":
         return BadDatabaseUrl(
-            f"{where}: DATABASE_URL has a parameter that is not known there ({_named(error)}): correct it or "
-            "leave it out; behind PgBouncer, ALTER ROLE … SET does what options=… would"
+            f"{where}: DATABASE_URL has a parameter that is not known there ({_named(error)}): {LEAVE_OUT}"
         )
     if words == "untrusted":
         return DatabaseUntrusted(f"{where}: {_named(error)}: {_remedy(str(error))}")
@@ -219,6 +218,7 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
     return DatabaseUnavailable(f"{where}: not available now ({_named(error)}){remedy}")
 
 
+LEAVE_OUT = "correct it or leave it out; behind PgBouncer, ALTER ROLE … SET does what options=… would"
 NOT_ITS_CA = f"sslrootcert, or PGSSLROOTCERT, is not this server's CA: take its own; of RDS: {RDS_BUNDLE}"
 
 # What libpq and OpenSSL say about a server that they do not trust, and what there is to be done.
