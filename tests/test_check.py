@@ -56,7 +56,12 @@ async def test_everything_is_there(program: Program) -> None:
         ({"DATABASE_URL": f"postgresql://u:{SECRET}@127.0.0.1:1/x"}, 75, "database", "host and port"),
         ({"DATABASE_URL": f"mysql://u:{SECRET}@127.0.0.1/x"}, 78, "database", "postgresql://…"),
         ({"DATABASE_URL": f"u:{SECRET}@127.0.0.1"}, 78, "database", "postgresql://user@host/database"),
-        ({"SYNCER_DB_AUTH": "iam"}, 78, "database", "one host and a user"),
+        (
+            {"SYNCER_DB_AUTH": "iam", "DATABASE_URL": "postgresql:///x?host=/run"},
+            78,
+            "database",
+            "one host and a user",
+        ),
         ({"AWS_ENDPOINT_URL_PARTNERCENTRAL_ACCOUNT": NOWHERE}, 75, "API", "port 443"),
         ({"AWS_ENDPOINT_URL_PARTNERCENTRAL_ACCOUNT": "nowhere"}, 77, "API", "see AWS_ENDPOINT_URL"),
         ({"AWS_CA_BUNDLE": "/nowhere"}, 77, "API", "AWS_CA_BUNDLE: /nowhere cannot be read"),

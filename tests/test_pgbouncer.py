@@ -1,6 +1,5 @@
 """Behind PgBouncer in transaction mode: each transaction may be on another connection of the server's."""
 
-import asyncio
 import os
 import pwd
 import shutil
@@ -117,27 +116,28 @@ def bouncer(folder: Path, program: Program, database_url: str) -> Bouncer:
 
 
 async def test_a_sync_is_complete_and_alone(program: Program, bouncer: Bouncer, database_url: str) -> None:
-    population = Population(400, seed=301)
+    population = Population(1500, seed=301)
     with bouncer.running():
-        async with served(program, population, SLOW):
+        async with served(program, population, SLOW) as simulator:
             first = await program.start("sync", ids_file(program.folder, population), "--json", *STEPS)
-            # In the midst of it, so that transactions are on and over.
+            # In the midst of it, and it takes as long as the others do.
             await until(lambda: rows(database_url, "SELECT count(*) > 0 FROM connection") == [(True,)])
-            others = await asyncio.gather(*(program("sync", "--json") for _ in range(2)))
+            others = [await program("sync", "--json") for _ in range(3)]
+            simulator.faults = Faults()
             done = await finished(first)
-        assert [(each.exit, each.result["status"]) for each in others] == [(0, "locked")] * 2
-        assert (done.exit, done.result["written"]) == (0, 400), done.stderr
+        assert [(each.exit, each.result["status"]) for each in others] == [(0, "locked")] * 3
+        assert (done.exit, done.result["written"]) == (0, 1500), done.stderr
         async with served(program, population):
             again = await program("sync", "--full", "--json")
         assert (again.exit, again.result["status"]) == (0, "succeeded"), again.stderr
         assert again.result["rows_written"] == 0
-    assert rows(database_url, "SELECT count(*) FROM connection") == [(400,)]
+    assert rows(database_url, "SELECT count(*) FROM connection") == [(1500,)]
 
 
 async def test_a_lock_ends_with_its_holder_and_the_next_run_goes_on(
     program: Program, bouncer: Bouncer, database_url: str
 ) -> None:
-    population = Population(150, seed=302)
+    population = Population(600, seed=302)
     ids = ids_file(program.folder, population)
     with bouncer.running():
         async with served(program, population, SLOW):
@@ -151,19 +151,20 @@ async def test_a_lock_ends_with_its_holder_and_the_next_run_goes_on(
             done = await program("sync", ids, "--resume", "--json")
     assert (done.exit, done.result["status"]) == (0, "succeeded"), done.stderr
     assert done.result["skipped"] > 0
-    assert rows(database_url, "SELECT count(*) FROM connection") == [(150,)]
+    assert rows(database_url, "SELECT count(*) FROM connection") == [(600,)]
 
 
 async def test_pgbouncer_may_be_restarted(program: Program, bouncer: Bouncer, database_url: str) -> None:
-    population = Population(150, seed=303)
-    async with served(program, population, SLOW):
+    population = Population(600, seed=303)
+    async with served(program, population, SLOW) as simulator:
         with bouncer.running():
             process = await program.start("sync", ids_file(program.folder, population), "--json", *STEPS)
             await until(lambda: rows(database_url, "SELECT count(*) > 30 FROM connection") == [(True,)])
+        simulator.faults = Faults()
         with bouncer.running():
             done = await finished(process)
     assert done.exit == 0, done.stderr
-    assert rows(database_url, "SELECT count(*) FROM connection") == [(150,)]
+    assert rows(database_url, "SELECT count(*) FROM connection") == [(600,)]
 
 
 async def test_workers_share_a_queue(

@@ -95,8 +95,8 @@ async def test_a_token_is_for_this_host_port_user_and_region(program: Program, r
 async def test_each_new_connection_has_a_token_of_its_own(
     program: Program, rds: Rds, database: Embedded
 ) -> None:
-    population = Population(150, seed=321)
-    async with served(program, population, Faults(latency=0.2)):
+    population = Population(600, seed=321)
+    async with served(program, population, Faults(latency=0.2)) as simulator:
         signs(program)
         process = await program.start(
             "sync", ids_file(program.folder, population), "--json", "--concurrency", "8", "--batch-size", "10"
@@ -107,6 +107,7 @@ async def test_each_new_connection_has_a_token_of_its_own(
         await until(lambda: datetime.now(UTC).replace(microsecond=0) > signed_at(rds.tokens[-1]))
         cut = datetime.now(UTC).replace(microsecond=0)
         rds.cut()
+        simulator.faults = Faults()
         done = await finished(process)
     assert (done.exit, done.result["status"]) == (0, "succeeded"), done.stderr
     assert len(rds.tokens) > before
