@@ -212,7 +212,7 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
     if words == "no such option":
         return BadDatabaseUrl(
             f"{where}: DATABASE_URL has a parameter that is not known there ({_named(error)}): correct it or "
-            "leave it out; behind PgBouncer, ALTER ROLE … SET does what options=… would"
+            "leave it out; behind PgBouncer, `alter role … set …` does what options=… would"
         )
     if words == "untrusted":
         return DatabaseUntrusted(f"{where}: {_named(error)}: {_remedy(str(error))}")
