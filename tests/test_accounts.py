@@ -112,7 +112,7 @@ async def test_an_account_that_is_denied_stops_no_other(
         (["--assume-role", "syncer"], "is no ARN of a role"),
         (["--assume-role", "@nowhere"], "nowhere cannot be read"),
         (["--assume-role", role(1), "--assume-role", role(1) + "2"], "two of the roles are of one account"),
-        (["--assume-role", role(1), "--account-id", "1"], "leave --account-id away"),
+        (["--assume-role", role(1), "--account-id", "1" * 12], "leave --account-id away"),
         (["-", "--assume-role", role(1)], "stdin can be read for one account only"),
     ],
 )
@@ -129,7 +129,7 @@ async def test_status_tells_how_things_are(program: Program) -> None:
     population = Population(30, seed=42)
     nothing = await program("status", "--max-age", "1h")
     assert (nothing.exit, nothing.stderr) == (1, "syncer: there was no run yet\n")
-    async with served(program, population, Faults(rate=40, burst=10)):
+    async with served(program, population, Faults(rate=10, burst=2)):
         (program.folder / "ids.txt").write_text("no ID\n")
         assert (await program("sync", "ids.txt")).exit == 1
         late = await program("status", "--max-age", "1h")

@@ -201,4 +201,4 @@ async def test_a_setting_that_it_does_not_pass_on_is_named(program: Program, bou
             done = await program("check")
     assert done.exit == 78, done.stdout
     assert "unsupported startup parameter: options" in done.stdout
-    assert "behind PgBouncer, ALTER ROLE … SET does what options=… would" in done.stdout
+    assert "behind PgBouncer, `alter role … set …` does what options=… would" in done.stdout

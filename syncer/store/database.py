@@ -197,7 +197,8 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
     words = _words(error)
     if words == "no such option":
         return BadDatabaseUrl(
-            f"{where}: DATABASE_URL has a parameter that is not known there ({_named(error)}): {LEAVE_OUT}"
+            f"{where}: DATABASE_URL has a parameter that is not known there ({_named(error)}): correct it or "
+            "leave it out; behind PgBouncer, `alter role … set …` does what options=… would"
         )
     if words == "untrusted":
         return DatabaseUntrusted(f"{where}: {_named(error)}: {_remedy(str(error))}")
@@ -218,7 +219,6 @@ def meaning(error: BaseException, url: str) -> DatabaseError:
     return DatabaseUnavailable(f"{where}: not available now ({_named(error)}){remedy}")
 
 
-LEAVE_OUT = "correct it or leave it out; behind PgBouncer, ALTER ROLE … SET does what options=… would"
 NOT_ITS_CA = f"sslrootcert, or PGSSLROOTCERT, is not this server's CA: take its own; of RDS: {RDS_BUNDLE}"
 
 # What libpq and OpenSSL say about a server that they do not trust, and what there is to be done.
