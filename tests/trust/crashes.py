@@ -368,7 +368,7 @@ class Trial:
 
     async def _worked(self) -> None:
         """One or two workers on a queue, killed and started again until it is drained."""
-        self.queue = SqsServer(visibility=VISIBILITY, most_receives=100)
+        self.queue = SqsServer(visibility=VISIBILITY, most_receives=100, pace=0.3)
         bodies = [*self.input]
         if self.dice.random() < 0.5:
             some = bodies[:6]

@@ -141,7 +141,7 @@ class Fleet:
         self.plan = plan
         self.dice = random.Random(plan.seed)
         self.population = Population(round(plan.messages * 0.9), plan.seed)
-        self.queue = SqsServer(visibility=VISIBILITY, most_receives=10)
+        self.queue = SqsServer(visibility=VISIBILITY, most_receives=10, pace=0.7)
         self.sent = Sent()
         self.told = ledger.Told()
         self.asked: Counter[str] = Counter()

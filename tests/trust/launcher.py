@@ -48,6 +48,9 @@ class Launcher:
         self._started += 1
         run = Running(self._started, self._log / f"{self._started}.out", self._log / f"{self._started}.err")
         self._running[run.number] = run
+        # Who is killed before it has begun has printed nothing.
+        run.stdout.touch()
+        run.stderr.touch()
         self._order(
             start=run.number, arguments=[*arguments], environment=dict(environment), folder=str(folder),
             stdout=str(run.stdout), stderr=str(run.stderr),
