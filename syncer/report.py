@@ -11,6 +11,7 @@ from syncer.exits import Exit
 from syncer.ledger import Ledger
 from syncer.outcomes import Outcome
 from syncer.settings import RunSettings
+from syncer.stopping import Ending
 from syncer.store.preview import Difference
 
 # From well to worst. That somebody stopped it weighs less than that it could not have gone on.
@@ -108,6 +109,13 @@ def followed_by(first: Report, then: Report) -> Report:
         seconds=round(first.seconds + then.seconds, 3),
         differences=then.differences if first.differences is None else first.differences,
     )
+
+
+def ended_by(report: Report, ending: Ending | None) -> Report:
+    """`report`, of a worker that was asked to end: also where its last run had ended by itself just then."""
+    if ending is None or report.exit not in (Exit.OK, Exit.INCOMPLETE):
+        return report
+    return replace(report, status=ending.status, exit=ending.exit, message=ending.message)
 
 
 def print_table(report: Report, console: Console) -> None:

@@ -24,7 +24,7 @@ from syncer.partner_central import client
 from syncer.partner_central.client import PartnerCentral
 from syncer.partner_central.pacing import Pacer
 from syncer.progress import show
-from syncer.report import Report, followed_by, unstarted
+from syncer.report import Report, ended_by, followed_by, unstarted
 from syncer.settings import Input, RunSettings
 from syncer.sharing import shared
 from syncer.sources.holding import MOST_RECEIVES, Holding, InvalidTo
@@ -230,12 +230,12 @@ class _Worker:
                 total = report if total is None else followed_by(total, report)
                 away = report.exit is Exit.LATER and self._settings.drain
                 if self._stop.asked or report.exit in FINAL or inbox.drained or away:
-                    return total
+                    return ended_by(total, self._stop.ending)
             inbox.holding.recall()
             try:
                 self._clock = await self._database(inbox)
             except Stopped:
-                return total or self._unstarted()
+                return ended_by(total or self._unstarted(), self._stop.ending)
 
     def _unstarted(self) -> Report:
         ending = self._stop.ending
