@@ -1,5 +1,6 @@
 """Is everything there that a run needs: one finding per part, each with what to do about it."""
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 
@@ -86,6 +87,9 @@ async def findings(settings: RunSettings, database_url: str | None, queue_url: s
         found.append(await _found("database", lambda: fitness(database_url)))
         if found[-1].exit is Exit.OK:
             found.append(await _schema(database_url))
+    if settings.account_id and not re.fullmatch(r"[0-9]{12}", settings.account_id):
+        # It is a part of every key: with a digit missing it would be an account of its own, for ever.
+        found.append(Finding("settings", Exit.NOT_SET_UP, "SYNCER_ACCOUNT_ID: an AWS account has 12 digits"))
     found.append(await _found("credentials", lambda: _credentials(settings)))
     if found[-1].exit is Exit.OK:
         found.append(await _found("API", lambda: _api(settings)))

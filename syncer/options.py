@@ -1,6 +1,5 @@
 """The options that several commands share: flag, environment variable, help."""
 
-import re
 from typing import Annotated
 
 import typer
@@ -26,21 +25,11 @@ DbAuth = Annotated[
         help="How to log in to Postgres: by the URL's password, or for Amazon RDS by a token of IAM's.",
     ),
 ]
-
-
-def _account(given: str | None) -> str | None:
-    # It is a part of every key: one with a digit missing would be an account of its own, for ever.
-    if given is not None and not re.fullmatch(r"[0-9]{12}", given):
-        raise typer.BadParameter("an AWS account's ID has 12 digits")
-    return given
-
-
 AccountId = Annotated[
     str | None,
     typer.Option(
         envvar="SYNCER_ACCOUNT_ID",
         show_default=False,
-        callback=_account,
         help="The AWS account whose view this is, 12 digits. Default: STS tells.",
     ),
 ]
