@@ -4,8 +4,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiohttp import web
-
 # Longer than a batch, a retry or a pause of the database takes; shorter than anybody wants to wait.
 STILL = 120.0
 
@@ -38,6 +36,9 @@ async def answering(pulse: Pulse, host: str, port: int | None, still: float = ST
     if port is None:
         yield ""
         return
+
+    # Only a worker with a port waits for the server part to be imported.
+    from aiohttp import web  # noqa: PLC0415
 
     async def health(_: web.Request) -> web.Response:
         age = pulse.age

@@ -8,8 +8,6 @@ from typing import Protocol
 
 import anyio
 import structlog
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from syncer.events import Event
 from syncer.ledger import Ledger
@@ -42,6 +40,16 @@ async def show(views: Sequence[View]) -> None:
 
 
 async def _bar(views: Sequence[View]) -> None:
+    # Most runs have no terminal, and need not wait for this.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.fields[rate]:>7}/s"),
         BarColumn(),
