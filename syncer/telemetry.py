@@ -28,15 +28,15 @@ from syncer.outcomes import Outcome
 # Of the fetches that went well, so many a second get a span: at the usual quotas that is all of them, and
 # where there is none, a span for each would cost more than a twentieth of the fetch itself.
 FETCH_SPANS = 20.0
-
-# Calls that went well are told in bunches of so many: in a row they take half the CPU.
-BUNCH = 100
+# The same for the durations of what went well, each of which costs a fortieth of the fetch. All are counted.
+DURATIONS = 100.0
 
 # What an API calls its errors is a word. Anything else is not repeated.
 CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,63}")
 
 ACCOUNT, CATALOG = "cloud.account.id", "syncer.catalog"
 METHOD, SYSTEM, ERROR = "rpc.method", "rpc.system.name", "error.type"
+AWS = {SYSTEM: "aws-api"}
 OUTCOME, SOURCE, STATUS, STATE = "syncer.outcome", "syncer.source", "syncer.status", "syncer.state"
 
 
@@ -61,10 +61,17 @@ class Instrument:
 
 
 CALLS = Instrument(
+    "syncer.calls",
+    Kind.COUNTER,
+    "{call}",
+    "Calls to Partner Central, by operation and how they ended",
+    (METHOD, OUTCOME, ERROR),
+)
+CALL_DURATION = Instrument(
     "rpc.client.call.duration",
     Kind.HISTOGRAM,
     "s",
-    "Calls to Partner Central, by operation and how they ended",
+    "Their durations: of all that failed, and of up to 100 a second of the others",
     (SYSTEM, METHOD, OUTCOME, ERROR),
     (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
 )
@@ -115,11 +122,11 @@ MESSAGE_AGE = Instrument(
     "syncer.queue.message.age",
     Kind.HISTOGRAM,
     "s",
-    "From the sending of a message until it was settled",
+    "From the sending of a message until it was settled; of up to 100 a second",
     (),
     (0.5, 1, 2.5, 5, 15, 60, 300, 900, 3600, 14400, 86400),
 )
-INSTRUMENTS = (CALLS, RATE, ITEMS, ROWS, BATCHES, RUNS, IN_STEP, MESSAGES, MESSAGE_AGE)
+INSTRUMENTS = (CALLS, CALL_DURATION, RATE, ITEMS, ROWS, BATCHES, RUNS, IN_STEP, MESSAGES, MESSAGE_AGE)
 
 
 class Span(StrEnum):
@@ -133,6 +140,22 @@ class Span(StrEnum):
 Fetch = Callable[[Item], Awaitable[Answer]]
 # Told of a call that has ended: how long it took in seconds, and its error.
 Called = Callable[[float, Exception | None], None]
+
+
+class Ration:
+    """So many a second may be told; as many as a second's may come at once."""
+
+    def __init__(self, a_second: float) -> None:
+        self._step = 1 / a_second
+        self._quiet_until = 0.0
+
+    def __call__(self) -> bool:
+        """Whether one more may be."""
+        now = time.monotonic()
+        if self._quiet_until > now:
+            return False
+        self._quiet_until = max(self._quiet_until, now - 1.0) + self._step
+        return True
 
 
 class Rated(Protocol):
@@ -161,6 +184,7 @@ class Telemetry:
             if each.kind is Kind.GAUGE
         }
         self._calls: dict[str, _Calls] = {}
+        self._may_tell_age = Ration(DURATIONS)
         self._record = {
             each.name: meter.create_histogram(
                 each.name, each.unit, each.description, explicit_bucket_boundaries_advisory=each.bounds
@@ -178,39 +202,47 @@ class Telemetry:
     def record(self, instrument: Instrument, value: float, attributes: Mapping[str, str]) -> None:
         self._record[instrument.name](value, attributes)
 
+    def aged(self, seconds: float) -> None:
+        """A message was settled so long after it was sent; by clocks that may differ."""
+        if self.metrics and self._may_tell_age():
+            self.record(MESSAGE_AGE, max(seconds, 0.0), {})
+
     def called(self, operation: str) -> Called:
-        """For the calls of one operation. Some are told only at the next `flush`."""
+        """For the calls of one operation. Those that went well are counted at the next `flush`."""
         if not self.metrics:
             return _unheard
-        return self._calls.setdefault(operation, _Calls(self._record[CALLS.name], operation))
+        return self._calls.setdefault(operation, _Calls(self, operation))
 
     def flush(self) -> None:
-        """Tell of the calls that are not told yet."""
+        """Count the calls that are not counted yet."""
         for calls in self._calls.values():
             calls.flush()
 
 
 class _Calls:
-    """Tells of the calls of one operation: at once of those that failed, in bunches of the others."""
+    """Tells of the calls of one operation."""
 
-    def __init__(self, record: Callable[[float, Mapping[str, str]], None], operation: str) -> None:
-        self._record = record
-        self._well = _method(operation) | {SYSTEM: "aws-api", OUTCOME: "ok"}
-        self._untold: list[float] = []
+    def __init__(self, telemetry: Telemetry, operation: str) -> None:
+        self._telemetry = telemetry
+        self._well = _method(operation) | {OUTCOME: "ok"}
+        self._uncounted = 0
+        self._may_tell = Ration(DURATIONS)
 
     def __call__(self, seconds: float, error: Exception | None) -> None:
         if error is not None:
             outcome = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
-            self._record(seconds, self._well | {OUTCOME: outcome, ERROR: _code(error)})
+            how = self._well | {OUTCOME: outcome, ERROR: _code(error)}
+            self._telemetry.add(CALLS, 1, how)
+            self._telemetry.record(CALL_DURATION, seconds, how | AWS)
             return
-        self._untold.append(seconds)
-        if len(self._untold) == BUNCH:
-            self.flush()
+        self._uncounted += 1
+        if self._may_tell():
+            self._telemetry.record(CALL_DURATION, seconds, self._well | AWS)
 
     def flush(self) -> None:
-        for seconds in self._untold:
-            self._record(seconds, self._well)
-        self._untold.clear()
+        if self._uncounted:
+            self._telemetry.add(CALLS, self._uncounted, self._well)
+            self._uncounted = 0
 
 
 def _unheard(_seconds: float, _error: Exception | None) -> None:
@@ -234,7 +266,7 @@ class RunTelemetry:
         self._whose = {ACCOUNT: account_id, CATALOG: catalog}
         self._source = {SOURCE: source}
         self._told: Counter[str] = Counter()
-        self._quiet_until = 0.0
+        self._may_tell = Ration(FETCH_SPANS)
 
     @property
     def wanted(self) -> bool:
@@ -296,14 +328,6 @@ class RunTelemetry:
             return answer
 
         return traced
-
-    def _may_tell(self) -> bool:
-        now = time.monotonic()
-        if self._quiet_until > now:
-            return False
-        # As many as a second's may come at once.
-        self._quiet_until = max(self._quiet_until, now - 1.0) + 1 / FETCH_SPANS
-        return True
 
     def _fetched(self, item: Item, began: int, error: str | None) -> None:
         # Made when it is over: whether it is worth telling is known only then.

@@ -37,7 +37,7 @@ from syncer.store.known import Known
 from syncer.store.pool import Pool
 from syncer.store.rates import Rates
 from syncer.store.writer import PATIENCE, Scope
-from syncer.telemetry import MESSAGE_AGE, MESSAGES, STATE, RunTelemetry, Telemetry
+from syncer.telemetry import MESSAGES, STATE, RunTelemetry, Telemetry
 
 # A run's row tells what a worker did in an hour at most.
 SHIFT = 3600.0
@@ -162,7 +162,7 @@ class _Worker:
             visibility=visibility,
             drain=settings.drain or run.dry_run,
             alive=self._pulse.beat,
-            aged=lambda seconds: self._telemetry.record(MESSAGE_AGE, max(seconds, 0.0), {}),
+            aged=self._telemetry.aged,
         )
         learned = pacers(run.max_rate)
         rates = nullcontext() if run.dry_run else shared(Rates(self._pool, self._scope), learned)

@@ -91,12 +91,15 @@ async def test_a_run_is_told_with_its_batches_and_fetches(program: Program) -> N
     outcomes = ("written", "missing", "duplicate", "invalid", "failed", "unchanged", "stale", "released")
     assert told == {name: result[name] for name in outcomes if result[name]}
     calls: dict[str, int] = {}
-    for each, point in collector.points("rpc.client.call.duration"):
+    for each, point in collector.points("syncer.calls"):
         assert each["rpc.method"] == "PartnerCentralAccount/GetConnection"
-        calls[each["syncer.outcome"]] = point.count
+        calls[each["syncer.outcome"]] = point.as_int
     assert sum(calls.values()) == result["api_calls"]
     assert calls["throttled"] == result["throttled"] > 0
     assert (calls["not_found"], calls["rejected"]) == (1, 1)
+    # At such a pace the duration of each is told.
+    durations = collector.points("rpc.client.call.duration")
+    assert {each["syncer.outcome"]: point.count for each, point in durations} == calls
     ((_, written),) = collector.points("syncer.rows")
     assert written.as_int == result["rows_written"]
     ((whose, rate),) = [
