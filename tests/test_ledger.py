@@ -62,9 +62,10 @@ def test_the_checkpoint_stops_before_the_first_unsettled_item(settled: list[int]
     items = [item(position) for position in range(5)]
     for each in items:
         assert ledger.read(each)
+    committed = 0
     for position in settled:
-        settle(ledger, [items[position]])
-    assert ledger.checkpoint == checkpoint
+        committed = settle(ledger, [items[position]]).checkpoint
+    assert ledger.checkpoint == committed == checkpoint
     assert ledger.ahead == 5 - checkpoint
 
 

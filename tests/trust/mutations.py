@@ -178,7 +178,7 @@ MUTATIONS = (
         "syncer/ledger.py",
         "        while checkpoint in self._above or checkpoint in positions:\n            checkpoint += 1\n",
         "        checkpoint = max([checkpoint, *(position + 1 for position in positions)])\n",
-        "trust/test_crashes.py::test_killed_at_this_very_point_nothing_is_lost[file committed]",
+        "test_ledger.py::test_the_checkpoint_stops_before_the_first_unsettled_item",
     ),
     _one(
         "the one transaction of a migration",
