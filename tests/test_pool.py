@@ -94,5 +94,8 @@ async def pid(pool: Pool) -> int:
 
 
 def kill(database_url: str, process: int) -> None:
-    with psycopg.connect(database_url) as connection:
-        connection.execute("SELECT pg_terminate_backend(%s, 5000)", [process])
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s)", [process])
+        there = "SELECT FROM pg_stat_activity WHERE pid = %s"
+        while connection.execute(there, [process]).fetchone() is not None:
+            pass

@@ -32,6 +32,9 @@ Role = Callable[[str], tuple[str, str]]
 def role(database_url: str) -> Iterator[Role]:
     """Makes a role that may log in; its name, and the database's URL for it. The name is no easy one."""
     made = []
+    with psycopg.connect(database_url) as connection:
+        # As it is in a new database since Postgres 15.
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
 
     def make(options: str = "") -> tuple[str, str]:
         name, password = f"bi\"{secrets.token_hex(6)}\";50%'x'", secrets.token_hex(6)
@@ -110,7 +113,8 @@ async def test_a_reader_sees_the_views_and_no_inviter(
     told = "\n".join(texts.values())
     assert not [person for person in people if person in told]
     # The search would find them.
-    assert not [person for person in people if person.casefold() not in everything(database_url)]
+    stored = everything(database_url)
+    assert not [person for person in people if person.casefold() not in stored]
 
 
 @pytest.mark.parametrize(
@@ -190,10 +194,14 @@ async def test_a_reader_that_could_read_the_tables_before_cannot_any_more(
         rows(url, "SELECT * FROM connection")
 
 
+# The second one is there since Postgres 14.
 @pytest.mark.parametrize("options", ["SUPERUSER", "IN ROLE pg_read_all_data"])
 async def test_a_reader_that_reads_everything_in_any_case_is_none(
     program: Program, database_url: str, role: Role, options: str
 ) -> None:
+    known = "SELECT rolname FROM pg_roles WHERE rolname = 'pg_read_all_data'"
+    if "pg_read_all_data" in options and not rows(database_url, known):
+        pytest.skip("a server before 14")
     name, _ = role(options)
     done = await program("grant", "--reader", name, "--apply")
     assert done.exit == 78
