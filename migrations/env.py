@@ -7,10 +7,12 @@ import os
 
 import psycopg
 from alembic import context
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, create_engine, text
 from sqlmodel import SQLModel
 
 from syncer.store import tables  # noqa: F401  (so that SQLModel knows the tables)
+from syncer.store.database import target
 
 # Any number, as long as nobody else takes it: two migrations at once wait for each other.
 MIGRATING = 7_232_069_001
@@ -28,6 +30,6 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    url = os.environ["DATABASE_URL"]
-    with create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url)).connect() as own:
+    conninfo = make_conninfo(**target(os.environ["DATABASE_URL"]).parameters)
+    with create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo)).connect() as own:
         run(own)

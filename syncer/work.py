@@ -235,7 +235,7 @@ class _Worker:
             try:
                 self._clock = await self._database(inbox)
             except Stopped:
-                return ended_by(total or self._unstarted(), self._stop.ending)
+                return ended_by(total, self._stop.ending) if total else self._unstarted()
 
     def _unstarted(self) -> Report:
         ending = self._stop.ending

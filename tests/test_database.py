@@ -34,3 +34,11 @@ def test_no_part_of_a_password_is_told(url: str) -> None:
         told = str(error)
     assert SECRET not in told
     assert told
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u@h/x?syncer_auth=nonsense", "postgresql://u@h/x?sslmod=require"]
+)
+def test_a_parameter_that_nobody_knows_is_named(url: str) -> None:
+    with pytest.raises(BadDatabaseUrl, match=r"does not exist: (syncer_auth|sslmod)$"):
+        described(url)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from syncer.partner_central.pacing import Pacer, Report
+from syncer.partner_central.pacing import Pacer, Report, Share
 from syncer.partner_central.population import Population
 from syncer.partner_central.simulator import GET, Faults
 from syncer.sharing import shared
@@ -50,7 +50,7 @@ async def test_parts_of_all_workers_together_are_no_more_than_the_rate(pool: Poo
     async def worker(name: str) -> None:
         for _ in range(6):
             share = (await Rates(pool, SCOPE).exchange({GET: report(name)}))[GET]
-            assert share is not None
+            assert isinstance(share, Share)
             found[name] = share.quota
 
     async with anyio.create_task_group() as tasks:

@@ -171,6 +171,7 @@ async def test_what_it_takes_to_make_one_is_named(
         ("postgresql://u@/x?host=/run/postgresql", "one host and a user"),
         ("postgresql://h/x", "one host and a user"),
         ("postgresql://u@a,b/x", "one host and a user"),
+        ("postgresql://u@a/x?port=1,2", "one host and a user"),
         ("postgresql://u:p@h/x", "leave the one in DATABASE_URL away"),
         ("postgresql://u@h/x?sslmode=prefer", "sslmode=verify-full, please"),
     ],

@@ -51,6 +51,8 @@ ALONE = 30.0  # seconds without a new share, after which a worker may raise its 
 SETTLED = 1.2  # seconds after a change of the shared rate until every worker goes by it
 SHARED_ROUND_TRIP = 0.3  # seconds; the grain of what several workers report, where one has its round trip
 
+TELLING = 0.5  # seconds; in a shorter span what was served is a burst
+
 EPSILON = 1e-6  # calls; a wait computed in floats may end a hair early
 
 
@@ -156,17 +158,20 @@ class Learner:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One worker's part of what all know: the curve around the estimate, scaled to that part.
-
-    looking: nobody knows the quota. Instead of one, `quota` is a rate to start looking from.
-    """
+    """One worker's part of what all know: the curve around the estimate, scaled to that part."""
 
     quota: float
     unsure: float
     interval: float
     risen: float
     peers: int
-    looking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Nobody knows the quota: by what was served so far, look for it from `rate` (calls/s) on."""
+
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,13 +296,16 @@ class Pacer:
         self._told, self._told_after, self._throttled, self._reported = 0, 0, None, now
         return report
 
-    def share(self, share: Share, now: float) -> None:
-        """Go by `share` from here on; learning goes on from it for as long as no other share comes."""
+    def share(self, share: Share | Start, now: float) -> None:
+        """Go by `share` from here on; learning goes on from it for as long as no other share comes.
+
+        A start is for those who have not begun: whoever is on the way knows better.
+        """
         self._count(now)
         learner = self._learner
-        if share.looking:
+        if isinstance(share, Start):
             if learner.mark is None and learner.quota is None:
-                learner.rate = max(learner.rate, share.quota)
+                learner.rate = max(learner.rate, share.rate)
             return
         # What was served under another share counts as if it had been under this one.
         learner.served *= share.quota / learner.quota if learner.quota else 0.0
@@ -361,7 +369,7 @@ class Row(TypedDict):
     served: NotRequired[float]
 
 
-def exchange(row: Row | None, report: Report, now: float) -> tuple[Row, Share | None]:
+def exchange(row: Row | None, report: Report, now: float) -> tuple[Row, Share | Start | None]:
     """The row after `report`, and the worker's share; None: nothing is known yet, it looks by itself.
 
     One learner sees what all have served and when any was throttled; its rate is divided among the living.
@@ -379,14 +387,16 @@ def exchange(row: Row | None, report: Report, now: float) -> tuple[Row, Share | 
         learner = _joined(learner, report.quota, now, alone=not any(o["part"] for o in others.values()))
     elif learner is not None and fresh:
         _learn(learner, report, pace, others, now)
+    share: Share | Start | None
     served = row.get("served", 0.0)
-    if report.throttled is None:
+    if report.throttled is None and report.seconds >= TELLING:
         served = max(served, pace + sum(other["pace"] for other in others.values()))
     if report.leaving:
         part, share = 0.0, None
     elif learner is None:
         # Half of it: a deep bucket may have served more than its quota for a while.
-        part, share = 0.0, _start(served / 2 / (len(others) + 1), len(others) + 1)
+        start = served / 2 / (len(others) + 1)
+        part, share = 0.0, Start(start) if start > START else None
     else:
         wants = [math.inf if other["want"] is None else other["want"] for other in others.values()]
         fair = _fair(learner.rate, math.inf if report.want is None else report.want, wants) / learner.rate
@@ -443,10 +453,6 @@ def _learn(learner: Learner, report: Report, pace: float, others: dict[str, Leas
             learner.served += report.served
     if report.want is None or report.served >= report.want:
         learner.rise(now, report.served)
-
-
-def _start(rate: float, peers: int) -> Share | None:
-    return None if rate <= START else Share(rate, LEAST_SURE, SHORTEST, 0.0, peers, looking=True)
 
 
 def _part(learner: Learner, part: float, peers: int) -> Share:

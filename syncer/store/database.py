@@ -58,7 +58,7 @@ class Target:
     @property
     def port(self) -> str:
         """Its number, or numbers; empty where libpq's own default is meant."""
-        return self.parameters.get("port", "")
+        return self.parameters.get("port", "").strip(",")
 
     @property
     def user(self) -> str:
@@ -80,8 +80,8 @@ def target(url: str) -> Target:
         )
     place, _, query = rest.partition("?")
     options = [option for option in query.split("&") if option]
-    auths = [option.partition("=")[2] for option in options if option.startswith(f"{AUTH}=")]
-    plain = "&".join(option for option in options if not option.startswith(f"{AUTH}="))
+    iam = f"{AUTH}={DatabaseAuth.IAM}"
+    plain = "&".join(option for option in options if option != iam)
     try:
         found = conninfo_to_dict(f"postgresql://{place}?{plain}")
     except psycopg.ProgrammingError as error:
@@ -100,7 +100,7 @@ def target(url: str) -> Target:
         raise BadDatabaseUrl(
             "DATABASE_URL: the port is no number; in user and password write %3A for :, %2F for /, %3F for ?"
         )
-    return Target(parameters, DatabaseAuth(auths[-1]) if auths else DatabaseAuth.PASSWORD)
+    return Target(parameters, DatabaseAuth.IAM if iam in options else DatabaseAuth.PASSWORD)
 
 
 def with_auth(url: str, auth: DatabaseAuth) -> str:
@@ -108,7 +108,7 @@ def with_auth(url: str, auth: DatabaseAuth) -> str:
     if auth is DatabaseAuth.PASSWORD:
         return url
     named = target(url)
-    if not re.fullmatch("[^/,][^,]*", named.host) or not named.user:
+    if not re.fullmatch("[^/,][^,]*", named.host) or "," in named.port or not named.user:
         raise BadDatabaseUrl("--db-auth iam: DATABASE_URL has to name one host and a user")
     if "password" in named.parameters:
         raise BadDatabaseUrl("--db-auth iam makes its own password: leave the one in DATABASE_URL away")

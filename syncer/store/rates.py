@@ -8,7 +8,7 @@ behind by the dead, and a call never waits for the database.
 import json
 from collections.abc import Mapping
 
-from syncer.partner_central.pacing import Report, Row, Share, exchange
+from syncer.partner_central.pacing import Report, Row, Share, Start, exchange
 from syncer.store import statements
 from syncer.store.pool import Pool
 from syncer.store.writer import Scope
@@ -24,12 +24,12 @@ class Rates:
         self._pool = pool
         self._scope = scope
 
-    async def exchange(self, reports: Mapping[str, Report]) -> Mapping[str, Share | None]:
+    async def exchange(self, reports: Mapping[str, Report]) -> Mapping[str, Share | Start | None]:
         """Hand in a report per operation; the share of each: None where nothing is known yet.
 
         Raises the database's error.
         """
-        shares: dict[str, Share | None] = {}
+        shares: dict[str, Share | Start | None] = {}
         open_reports = dict(reports)
         async with self._pool.connection() as connection:
             for _ in range(TRIES):
