@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from syncer.answers import Answer, Failure
 from syncer.ledger import Ledger, Settlement
 from syncer.store.changes import Changes, ConnectionRow, ParticipantRow, Stored, TypeRow, decide
+from syncer.store.look import look
 from syncer.store.pool import Pool
-from syncer.store.writer import Scope, stored_for
+from syncer.store.writer import Scope
 
 AnyRow = ConnectionRow | TypeRow | ParticipantRow
 
@@ -56,7 +57,7 @@ class Preview:
         before = Stored()
         if fetched:
             async with self._pool.connection() as connection:
-                before = await stored_for(connection, self._scope, fetched, personal_data=self._personal_data)
+                before = await look(connection, self._scope.keys, fetched, personal_data=self._personal_data)
         after = Stored(
             dict(before.connections),
             {key: dict(types) for key, types in before.types.items()},

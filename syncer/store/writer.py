@@ -16,22 +16,15 @@ from psycopg import AsyncCursor
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
-from syncer.answers import Answer, Failure, Fetched, Found, Missing
+from syncer.answers import Answer, Failure, Fetched, Missing
 from syncer.identifiers import Item
 from syncer.ledger import Ledger, Settlement
 from syncer.outcomes import Outcome
 from syncer.store import statements
 from syncer.store.arrays import Value, columns, literal
-from syncer.store.changes import (
-    Changes,
-    ConnectionRow,
-    ParticipantRow,
-    Stored,
-    TypeRow,
-    VersionRow,
-    decide,
-)
+from syncer.store.changes import Changes, ConnectionRow, ParticipantRow, TypeRow, VersionRow, decide
 from syncer.store.database import is_passing, is_refusal, sqlstate, violated
+from syncer.store.look import look
 from syncer.store.pool import Connection, Pool, scalar
 
 # A failover takes up to a minute; after two, somebody should hear of it. What is not committed by then is
@@ -221,8 +214,8 @@ class _Batch:
         if locked:
             await self._execute(statements.LOCK_CONNECTIONS, ids=literal(locked))
         while True:
-            stored = await stored_for(
-                self._connection, self._scope, fetched, personal_data=self._personal_data
+            stored = await look(
+                self._connection, self._scope.keys, fetched, personal_data=self._personal_data
             )
             known = set(stored.connections)
             known_types = {(id, name) for id, types in stored.types.items() for name in types}
@@ -298,43 +291,6 @@ class _Batch:
             statement,
             {**self._scope.keys, **parameters},
         )
-
-
-async def stored_for(
-    connection: Connection, scope: Scope, fetched: Sequence[Fetched], *, personal_data: bool
-) -> Stored:
-    """What the database has of the connections and participants that `fetched` is about; without locks.
-
-    personal_data: whether who invited may stay; else it is looked for.
-    """
-
-    async def execute(statement: str, **parameters: object) -> AsyncCursor[Any]:
-        return await connection.execute(statement, {**scope.keys, **parameters})
-
-    ids = [answer.item.identifier for answer in fetched]
-    stored = Stored()
-    async for row in await execute(statements.CONNECTIONS, ids=literal(ids)):
-        stored.connections[row.id] = ConnectionRow._make(row)
-    if stored.connections:
-        known = literal(stored.connections)
-        async for row in await execute(statements.TYPES, ids=known):
-            stored.types.setdefault(row.connection_id, {})[row.type] = TypeRow._make(row)
-        async for row in await execute(statements.OPEN_VERSIONS, ids=known):
-            stored.versions[row.connection_id, row.type] = VersionRow(*row)
-        if not personal_data:
-            async for row in await execute(statements.PERSONAL, ids=known):
-                stored.personal.add(row.connection_id)
-    participants = {
-        (each.participant_kind, each.participant_id)
-        for answer in fetched
-        if isinstance(answer, Found)
-        for each in answer.connection.types
-    }
-    if participants:
-        kinds, wanted = map(set, zip(*participants, strict=True))
-        async for row in await execute(statements.PARTICIPANTS, kinds=literal(kinds), ids=literal(wanted)):
-            stored.participants[row.kind, row.id] = ParticipantRow._make(row)
-    return stored
 
 
 def _split(rows: Mapping[Key, Row], known: Container[Key]) -> tuple[list[Row], list[Row]]:
