@@ -4,6 +4,7 @@ import gzip
 import os
 import random
 import sys
+import tempfile
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
@@ -15,6 +16,8 @@ import pytest
 from syncer.identifiers import Item
 from syncer.sources.files import CHUNK, Files, InputError, digest, open_files
 from tests.conftest import PATIENCE, until
+
+NOBODY = 65534
 
 
 def ids(number: int, start: int = 0) -> list[str]:
@@ -167,11 +170,24 @@ async def test_what_cannot_be_used_is_refused_before_the_first_item(tmp_path: Pa
         assert "\n" not in str(refused.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_a_file_without_the_right_to_read_it(tmp_path: Path) -> None:
-    (tmp_path / "ids").touch(mode=0o000)
+@pytest.fixture
+def without_rights() -> Iterator[Path]:
+    """A folder of a user who may not do everything: root may."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    finally:
+        os.seteuid(user)
+
+
+async def test_a_file_without_the_right_to_read_it(without_rights: Path) -> None:
+    path = without_rights / "ids"
+    path.touch(mode=0o000)
     with pytest.raises(InputError, match="ids cannot be read: Permission denied"):
-        await open_files([str(tmp_path / "ids")], "AWS")
+        await open_files([str(path)], "AWS")
 
 
 async def test_stdin_can_be_read_only_once_and_not_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
