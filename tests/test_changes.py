@@ -99,6 +99,54 @@ def test_only_what_changed_is_written(answer: Found, touched: tuple[int, int, in
     assert (len(changes.connections), len(changes.types), len(changes.participants)) == touched
 
 
+@pytest.mark.parametrize(
+    ("before", "asked", "outcome"),
+    [
+        pytest.param([missing(asked=100)], 50, Outcome.STALE, id="never stored, asked before"),
+        pytest.param([missing(asked=100)], 100, Outcome.WRITTEN, id="never stored, asked at once"),
+        pytest.param([missing(asked=100)], 150, Outcome.WRITTEN, id="never stored, asked since"),
+        pytest.param(
+            [missing(asked=100), missing(asked=70)], 80, Outcome.STALE, id="the last not found counts"
+        ),
+        pytest.param(
+            [missing(asked=70), missing(asked=100)], 80, Outcome.STALE, id="the last not found counts, late"
+        ),
+        pytest.param([found(), missing(asked=200)], 150, Outcome.STALE, id="removed, asked before"),
+        pytest.param([found(), missing(asked=200)], 250, Outcome.WRITTEN, id="removed, asked since"),
+        pytest.param(
+            [found(), missing(asked=200), missing(asked=300)], 250, Outcome.STALE, id="removed, gone again"
+        ),
+        pytest.param([missing(asked=10), found()], 5, Outcome.WRITTEN, id="live: updated_at decides"),
+    ],
+)
+def test_what_is_not_live_is_brought_back_only_by_what_was_asked_since(
+    before: list[Fetched], asked: float, outcome: Outcome
+) -> None:
+    """Though it is newer by `updated_at` than anything stored."""
+    changes = decide([found(updated=1, asked=asked)], after(*before))
+    assert changes.outcomes == [outcome]
+    assert bool(rows(changes)) is (outcome is Outcome.WRITTEN)
+
+
+@pytest.mark.parametrize(
+    ("before", "noted"),
+    [
+        pytest.param([], at(100), id="never stored"),
+        pytest.param([missing(asked=50)], at(100), id="not found before"),
+        pytest.param([missing(asked=200)], None, id="not found since"),
+        pytest.param([found(asked=50)], None, id="live: the row says it"),
+        pytest.param([found(asked=50), missing(asked=60)], at(100), id="removed before"),
+        pytest.param([found(asked=50), missing(asked=200)], None, id="removed since"),
+    ],
+)
+def test_what_is_not_found_is_noted_where_no_row_can_tell(
+    before: list[Fetched], noted: datetime | None
+) -> None:
+    changes = decide([missing(asked=100)], after(*before))
+    assert changes.outcomes == [Outcome.MISSING]
+    assert changes.not_found == ({} if noted is None else {ONE: noted})
+
+
 def test_first_seen_stays_and_synced_at_never_goes_back() -> None:
     changes = decide([found(updated=1, asked=50)], after(found(asked=100)))
     row = changes.connections[ONE]

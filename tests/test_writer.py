@@ -38,6 +38,11 @@ def found(number: int, *, version: int = 0, asked: int = 0) -> Found:
     )
 
 
+def gone(number: int, *, asked: int) -> Missing:
+    """There is no connection `number`."""
+    return Missing(Item(0, f"pac-{number:013d}"), T0 + timedelta(seconds=asked))
+
+
 async def writer(pool: Pool) -> tuple[Writer, Ledger]:
     scope, ledger = Scope(runs.new_id(T0), "000000000009", "AWS"), Ledger()
     await runs.start(pool, scope, runs.Beginning("queue", T0))
@@ -220,11 +225,82 @@ def add(database: psycopg.Connection[Any], number: int) -> None:
     )
 
 
+WAITING = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
 async def until_somebody_waits(url: str) -> None:
     """Until a transaction waits for another's lock."""
-    waits = """SELECT count(*) FROM pg_stat_activity
-               WHERE datname = current_database() AND wait_event_type = 'Lock'"""
-    await until(lambda: rows(url, waits) == [(1,)])
+    await until(lambda: rows(url, WAITING) == [(1,)])
+
+
+async def test_what_was_not_found_is_not_brought_back_by_what_was_asked_earlier(database_url: str) -> None:
+    """Connection 1 was never stored, connection 2 is removed."""
+    pool = Pool(database_url)
+    one, other = await writer(pool), await writer(pool)
+    await write(one, [found(2)])
+    await write(one, [gone(2, asked=10)])
+    await one[0].confirm_removals()
+    await write(one, [gone(1, asked=20), gone(2, asked=20)])
+    await write(other, [found(1, version=1, asked=15), found(2, version=1, asked=15)])
+    assert other[1].tally[Outcome.STALE] == 2
+    assert rows(database_url, "SELECT id FROM connection WHERE removed_at IS NULL") == []
+    await write(other, [found(1, version=1, asked=25), found(2, version=1, asked=25)])
+    assert other[1].tally[Outcome.WRITTEN] == 2
+    await pool.close()
+
+
+async def test_what_was_not_found_is_remembered_for_a_week(database_url: str) -> None:
+    pool = Pool(database_url)
+    one = await writer(pool)
+    await write(one, [gone(1, asked=0), gone(2, asked=0)])
+    with psycopg.connect(database_url) as database:
+        database.execute(
+            "UPDATE connection_not_found SET asked_at = now() - interval '6 days' WHERE id LIKE '%2'"
+        )
+        database.commit()
+    await writer(pool)
+    await pool.close()
+    assert rows(database_url, "SELECT id FROM connection_not_found") == [("pac-0000000000002",)]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+@pytest.mark.parametrize("first", ["found", "not found"])
+async def test_found_and_not_found_at_once_end_as_if_one_came_after_the_other(
+    database_url: str, first: str, *, removed: bool
+) -> None:
+    """The first is held up before its commit until the second waits for it, or is through."""
+    pool = Pool(database_url, connections=4)
+    if removed:
+        before = await writer(pool)
+        await write(before, [found(1)])
+        await write(before, [gone(1, asked=10)])
+        await before[0].confirm_removals()
+    other = await writer(pool)
+    runs_before = rows(database_url, "SELECT id FROM sync_run")
+    one = await writer(pool)
+    answers: list[list[Fetched]] = [[found(1, version=1, asked=15)], [gone(1, asked=20)]]
+    if first == "not found":
+        answers.reverse()
+    with psycopg.connect(database_url) as somebody:
+        others = [id for (id,) in runs_before]
+        somebody.execute("SELECT FROM sync_run WHERE id <> ALL (%s) FOR UPDATE", [others])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write, one, answers[0])
+            await until_somebody_waits(database_url)
+            tasks.start_soon(write, other, answers[1])
+            await until(
+                lambda: (
+                    (other[1].tally.read > 0 and other[1].in_flight == 0)
+                    or rows(database_url, WAITING) == [(2,)]
+                )
+            )
+            somebody.rollback()
+    await other[0].confirm_removals()
+    await pool.close()
+    assert rows(database_url, "SELECT id FROM connection WHERE removed_at IS NULL") == []
 
 
 async def test_a_late_answer_neither_overwrites_nor_removes(database_url: str) -> None:
@@ -232,7 +308,7 @@ async def test_a_late_answer_neither_overwrites_nor_removes(database_url: str) -
     early, late = await writer(pool), await writer(pool)
     await write(early, [found(1, version=2, asked=10)])
     await write(late, [found(1, version=1, asked=20)])
-    await write(late, [Missing(Item(0, "pac-0000000000001"), T0 + timedelta(seconds=5))])
+    await write(late, [gone(1, asked=5)])
     await late[0].confirm_removals()
     await pool.close()
     assert late[1].tally[Outcome.STALE] == 2
@@ -292,19 +368,23 @@ async def test_hostile_text_arrives_or_is_replaced(program: Program, database_ur
 async def test_tables_that_nobody_has_analyzed_yet_are_looked_up_by_their_keys(database_url: str) -> None:
     """As after a first load: the planner knows nothing of their sizes, and must not go through all rows."""
     with psycopg.connect(database_url, autocommit=True) as connection:
-        for table in ("connection", "connection_type", "participant", "connection_type_history"):
+        tables = "connection", "connection_type", "participant", "connection_type_history"
+        for table in (*tables, "connection_not_found"):
             connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
     pool = Recording(database_url)
     one = await writer(pool)
     await write(one, [found(number) for number in range(1000)])
+    await write(one, [gone(number, asked=5) for number in range(2000, 3000)])
     pool.asked.clear()
+    await write(one, [found(number, asked=10) for number in range(1000, 1500)])
     await write(one, [found(number, asked=10) for number in range(500)])
     await write(one, [found(number, version=1, asked=20) for number in range(500)])
     await pool.close()
     explained = 0
     with psycopg.connect(database_url) as connection:
         for statement, parameters in pool.asked:
-            if statement.split()[0] in ("SELECT", "UPDATE") and "sync_run" not in statement:
+            asks = statement.split()[0] in ("SELECT", "UPDATE")
+            if asks and "sync_run" not in statement and "advisory" not in statement:
                 plan = connection.execute(b"EXPLAIN " + statement.encode(), parameters).fetchall()
                 lines = "\n".join(line for (line,) in plan)
                 assert "Seq Scan" not in lines

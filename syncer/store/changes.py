@@ -1,7 +1,8 @@
 """What a batch of answers changes in what is stored: decided here, purely; the writer only carries it out.
 
 Which of two answers about a connection is the newer one: the greater `updated_at`; at equal times the one
-that was asked for later. "No such connection" carries no `updated_at` and counts as the stored one's.
+that was asked for later. "No such connection" carries no `updated_at` and counts as the stored one's; what
+is not live is brought back only by what was asked for since it was last not found.
 
 Each change of a connection type is a version in its history too. A version ends where the next one begins,
 and exactly one is open; a type that is removed has an open version that says so.
@@ -92,7 +93,8 @@ class VersionRow(NamedTuple):
 class Stored:
     """What the database has of a batch's connections and participants.
 
-    versions: the open ones. personal: connections of which who invited is stored, be it in the history, and
+    versions: the open ones. not_found: when the API last had no such connection, of those that are not live.
+    personal: connections of which who invited is stored, be it in the history, and
     should not be.
     """
 
@@ -100,6 +102,7 @@ class Stored:
     types: dict[str, dict[str, TypeRow]] = field(default_factory=dict)
     versions: dict[tuple[str, str], VersionRow] = field(default_factory=dict)
     participants: dict[tuple[str, str], ParticipantRow] = field(default_factory=dict)
+    not_found: dict[str, datetime] = field(default_factory=dict)
     personal: set[str] = field(default_factory=set)
 
 
@@ -108,7 +111,8 @@ class Changes:
     """The rows to insert or update, each key once, and the outcome of each answer, in the answers' order.
 
     versions: new ones, per type in the order of their time; the last of each is open. ended: when the
-    versions end that were open in the database, per type. held: connections that the API no longer has,
+    versions end that were open in the database, per type. not_found: connections that are not live, and that
+    the API does not have either, and when it was asked. held: connections that the API no longer has,
     whose removal is held back, and when it was asked. erased: connections of which nothing that is stored,
     old versions among it, may tell any longer who invited.
     """
@@ -118,6 +122,7 @@ class Changes:
     types: dict[tuple[str, str], TypeRow] = field(default_factory=dict)
     versions: dict[tuple[str, str], list[VersionRow]] = field(default_factory=dict)
     ended: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    not_found: dict[str, datetime] = field(default_factory=dict)
     held: dict[str, datetime] = field(default_factory=dict)
     participants: dict[tuple[str, str], ParticipantRow] = field(default_factory=dict)
     erased: set[str] = field(default_factory=set)
@@ -147,6 +152,10 @@ def _missing(answer: Missing, stored: Stored, changes: Changes, *, hold: bool) -
         return Outcome.STALE
     _erase_inviters(answer.item.identifier, stored, changes)
     if known is None or known.removed_at is not None:
+        last = _last_not_found(answer.item.identifier, stored)
+        if last is None or last < answer.asked_at:
+            stored.not_found[answer.item.identifier] = answer.asked_at
+            changes.not_found[answer.item.identifier] = answer.asked_at
         return Outcome.MISSING
     if hold:
         changes.held[known.id] = answer.asked_at
@@ -165,7 +174,11 @@ def _found(answer: Found, stored: Stored, changes: Changes) -> Outcome:
     known = stored.connections.get(connection.id)
     if known is not None and connection.updated_at < known.updated_at:
         return Outcome.STALE
-    late = known is not None and connection.updated_at == known.updated_at and asked_at < known.synced_at
+    if known is None or known.removed_at is not None:
+        last = _last_not_found(connection.id, stored)
+        late = last is not None and asked_at < last
+    else:
+        late = connection.updated_at == known.updated_at and asked_at < known.synced_at
     erased = not late and _erase_inviters(connection.id, stored, changes)
     rows = [_type_row(connection.id, each) for each in connection.types]
     types = _changed_types(rows, stored.types.get(connection.id, {}), asked_at)
@@ -191,6 +204,13 @@ def _found(answer: Found, stored: Stored, changes: Changes) -> Outcome:
         key = each_participant.kind, each_participant.id
         stored.participants[key] = changes.participants[key] = each_participant
     return Outcome.WRITTEN
+
+
+def _last_not_found(id: str, stored: Stored) -> datetime | None:
+    """When a connection that is not live was last not found; None: never, or long ago."""
+    known = stored.connections.get(id)
+    times = [stored.not_found.get(id), known and known.removed_at]
+    return max((each for each in times if each is not None), default=None)
 
 
 def _erase_inviters(id: str, stored: Stored, changes: Changes) -> bool:

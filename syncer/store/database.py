@@ -137,6 +137,7 @@ PASSING = frozenset(
         READ_ONLY,
         "55P03",  # lock not available
         "55006",  # object in use
+        "25P03",  # a transaction that was idle for too long: this machine was asleep
     }
 )
 DENIED_CLASSES = ("28",)

@@ -28,6 +28,7 @@ async def look(
 
     stored = Stored()
     await _connections(execute, fetched, stored, personal_data=personal_data)
+    await _not_found(execute, fetched, stored)
     await _participants(execute, fetched, stored)
     return stored
 
@@ -48,6 +49,15 @@ async def _connections(
     if not personal_data:
         async for row in await execute(statements.PERSONAL, ids=known):
             stored.personal.add(row.connection_id)
+
+
+async def _not_found(execute: Execute, fetched: Sequence[Fetched], stored: Stored) -> None:
+    ids = {answer.item.identifier for answer in fetched}
+    live = {id for id, row in stored.connections.items() if row.removed_at is None}
+    if ids == live:
+        return
+    async for row in await execute(statements.NOT_FOUND, ids=literal(ids - live)):
+        stored.not_found[row.id] = row.asked_at
 
 
 async def _participants(execute: Execute, fetched: Sequence[Fetched], stored: Stored) -> None:

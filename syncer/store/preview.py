@@ -63,6 +63,7 @@ class Preview:
             {key: dict(types) for key, types in before.types.items()},
             dict(before.versions),
             dict(before.participants),
+            dict(before.not_found),
             set(before.personal),
         )
         changes = decide(fetched, after)

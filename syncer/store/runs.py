@@ -56,6 +56,8 @@ async def start(pool: Pool, scope: Scope, beginning: Beginning) -> None:
         await connection.execute(
             statements.START_RUN, {"id": scope.run_id, **scope.keys, **asdict(beginning)}
         )
+    async with pool.connection() as connection:
+        await connection.execute(statements.CLEAR_NOT_FOUND, scope.keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,29 @@ PARTICIPANTS = """
       AND kind = ANY(CAST(%(kinds)s AS text[])) AND id = ANY(CAST(%(ids)s AS text[]))
 """
 
+# Of those that are not live: when the API last said that there is no such connection.
+NOT_FOUND = """
+    SELECT id, asked_at
+    FROM connection_not_found
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s AND id = ANY(CAST(%(ids)s AS text[]))
+"""
+
+# A connection that is not there has no row to be held. So each batch holds this lock together with others,
+# and whoever writes down that something was not found holds it alone: none is added meanwhile. It is the
+# first lock of a transaction. All would wait for a holder that vanishes: it is let go of in a minute.
+OF_NOT_FOUND = """
+    hashtextextended(
+        'syncer not found ' || CAST(%(account_id)s AS text) || ' ' || CAST(%(catalog)s AS text), 0)
+"""
+LOCK_TOGETHER = f"""
+    SELECT set_config('idle_in_transaction_session_timeout', '60s', true),
+           pg_advisory_xact_lock_shared({OF_NOT_FOUND})
+"""
+LOCK_ALONE = f"""
+    SELECT set_config('idle_in_transaction_session_timeout', '60s', true),
+           pg_advisory_xact_lock({OF_NOT_FOUND})
+"""
+
 # Whoever changes a connection or its types holds the connection's row until it commits.
 LOCK_CONNECTIONS = """
     SELECT id
@@ -143,6 +166,22 @@ SAME_CONNECTION = "connection_pkey"
 ADD_TYPES = _insert("connection_type", TYPE, key=("connection_id", "type"))
 CHANGE_TYPES = _update("connection_type", TYPE, key=("connection_id", "type"))
 ADD_VERSIONS = _insert("connection_type_history", VERSION, key=("connection_id", "type", "valid_from"))
+
+# No guard: the lock is held alone from before what is stored was looked up.
+PUT_NOT_FOUND = _insert(
+    "connection_not_found",
+    {"id": "text", "asked_at": "timestamptz"},
+    key=("id",),
+    more="ON CONFLICT (account_id, catalog, id) DO UPDATE SET asked_at = excluded.asked_at",
+)
+
+# No answer waits for the database this long. Where the lock is not to be had at once, the next run does it.
+CLEAR_NOT_FOUND = f"""
+    DELETE FROM connection_not_found
+    WHERE account_id = %(account_id)s AND catalog = %(catalog)s
+      AND asked_at < clock_timestamp() - interval '7 days'
+      AND (SELECT pg_try_advisory_xact_lock({OF_NOT_FOUND}))
+"""
 
 # Participants are everybody's. The guard: another worker may have named one from a newer connection since we
 # looked. Compared as in Python, by code points: the database's own collation may hold b for greater than C.

@@ -83,6 +83,26 @@ class Connection(SQLModel, table=True):
     )
 
 
+class ConnectionNotFound(SQLModel, table=True):
+    """An ID that the API had no connection for, while none was live here.
+
+    An answer that was asked for earlier, and arrives later, must not bring the connection back.
+    """
+
+    __tablename__ = "connection_not_found"
+    __table_args__ = (
+        {
+            "comment": "One row per ID that the API had no connection for in the last week, "
+            "while none was live."
+        },
+    )
+
+    account_id: str = Field(sa_column=_text(ACCOUNT, key=True))
+    catalog: str = Field(sa_column=_text(CATALOG, key=True))
+    id: str = Field(sa_column=_text(CONNECTION_ID, key=True))
+    asked_at: datetime = Field(sa_column=_time("When it was last asked for, and not found."))
+
+
 class Participant(SQLModel, table=True):
     """The other side of a connection type.
 

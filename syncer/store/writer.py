@@ -100,7 +100,7 @@ class Writer:
         """
         try:
             settlement: Settlement = await self._replaying(
-                _in_order, lambda locked: self._transaction(answers, locked)
+                _in_order, lambda locks: self._transaction(answers, locks)
             )
         except Exception as error:
             if not is_refusal(error):
@@ -130,12 +130,12 @@ class Writer:
                 break  # somebody else has taken their failures over
             self._ledger.settle(settlement)
 
-    async def _transaction(self, answers: Sequence[Answer], locked: AbstractSet[str]) -> Settlement:
+    async def _transaction(self, answers: Sequence[Answer], locks: "_Locks") -> Settlement:
         fetched = [answer for answer in answers if not isinstance(answer, Failure)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         async with self._pool.transaction() as connection:
             batch = _Batch(connection, self._scope, personal_data=self._personal_data)
-            fetched_outcomes, rows_written, held = await batch.apply(fetched, locked, hold=True)
+            fetched_outcomes, rows_written, held = await batch.apply(fetched, locks, hold=True)
             await batch.clear_failures([answer for answer in fetched if answer.item.identifier not in held])
             failed_at = self._now()
             await batch.record_failures(
@@ -150,7 +150,7 @@ class Writer:
             await self._record(connection, settlement)
         return settlement
 
-    async def _confirmation(self, locked: AbstractSet[str]) -> Settlement:
+    async def _confirmation(self, locks: "_Locks") -> Settlement:
         async with self._pool.transaction() as connection:
             held = await connection.execute(
                 statements.HELD,
@@ -163,7 +163,7 @@ class Writer:
             )
             missing = [Missing(Item(0, row.identifier), row.last_failed_at) async for row in held]
             batch = _Batch(connection, self._scope, personal_data=self._personal_data)
-            outcomes, rows_written, _ = await batch.apply(missing, locked, hold=False)
+            outcomes, rows_written, _ = await batch.apply(missing, locks, hold=False)
             await batch.clear_failures(missing)
             settlement = self._ledger.confirmation(outcomes, rows_written)
             await self._record(connection, settlement)
@@ -175,22 +175,30 @@ class Writer:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Locks:
+    """What a transaction holds from its beginning. alone: the lock of what is not found, without others."""
+
+    ids: AbstractSet[str] = frozenset()
+    alone: bool = False
+
+
 class _MustHold(Exception):
-    """While we waited for our locks, somebody added connections that we would change too."""
+    """More is to be held than was known at the transaction's beginning."""
 
-    def __init__(self, ids: AbstractSet[str]) -> None:
+    def __init__(self, locks: _Locks) -> None:
         super().__init__()
-        self.ids = ids
+        self.locks = locks
 
 
-async def _in_order(transaction: Callable[[AbstractSet[str]], Awaitable[Settlement]]) -> Settlement:
+async def _in_order(transaction: Callable[[_Locks], Awaitable[Settlement]]) -> Settlement:
     """Do `transaction` with all its locks taken at once: two that take more later may wait for each other."""
-    locked: set[str] = set()
+    locks = _Locks()
     while True:
         try:
-            return await transaction(locked)
+            return await transaction(locks)
         except _MustHold as more:
-            locked |= more.ids
+            locks = more.locks
 
 
 class _Batch:
@@ -202,15 +210,17 @@ class _Batch:
         self._personal_data = personal_data
 
     async def apply(
-        self, fetched: Sequence[Fetched], locked: AbstractSet[str], *, hold: bool
+        self, fetched: Sequence[Fetched], locks: _Locks, *, hold: bool
     ) -> tuple[list[Outcome], int, dict[str, datetime]]:
-        """Write what `fetched` changes; `locked` are connections to be held from the beginning.
+        """Write what `fetched` changes; `locks` are to be held from the beginning.
 
         The outcome of each, how many rows were written, and the removals that were held back, if `hold`.
         Raises `_MustHold` when there are more to be held than that.
         """
         if not fetched:
             return [], 0, {}
+        await self._execute(statements.LOCK_ALONE if locks.alone else statements.LOCK_TOGETHER)
+        locked = locks.ids
         if locked:
             await self._execute(statements.LOCK_CONNECTIONS, ids=literal(locked))
         while True:
@@ -221,10 +231,13 @@ class _Batch:
             known_types = {(id, name) for id, types in stored.types.items() for name in types}
             changes = decide(fetched, stored, hold=hold)
             to_lock = known.intersection({*changes.connections, *changes.erased}) - locked
+            alone = bool(changes.not_found)
+            if alone and not locks.alone:
+                raise _MustHold(_Locks(locked | to_lock, alone=True))
             if not to_lock:
                 return changes.outcomes, await self._put(changes, known, known_types), changes.held
             if locked:
-                raise _MustHold(to_lock)
+                raise _MustHold(_Locks(locked | to_lock, locks.alone))
             # Only now do we know what must hold still. Look again once it does.
             await self._execute(statements.LOCK_CONNECTIONS, ids=literal(to_lock))
             locked = to_lock
@@ -243,6 +256,8 @@ class _Batch:
         await self._write(statements.END_VERSIONS, ("connection_id", "type", "valid_to"), ended)
         versions = [version for each in changes.versions.values() for version in each]
         await self._write(statements.ADD_VERSIONS, VersionRow._fields, versions)
+        not_found = [*changes.not_found.items()]
+        await self._write(statements.PUT_NOT_FOUND, ("id", "asked_at"), not_found)
         if changes.erased:
             ids = literal(changes.erased)
             rows_written += (await self._execute(statements.ERASE_IN_TYPES, ids=ids)).rowcount

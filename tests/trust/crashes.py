@@ -122,7 +122,7 @@ class Kill:
 
 @dataclass(slots=True)
 class Figures:
-    """What was done, over all trials. lingering: see `ledger.assert_tables`."""
+    """What was done, over all trials."""
 
     trials: int = 0
     starts: int = 0
@@ -130,7 +130,6 @@ class Figures:
     identifiers: int = 0
     changes: int = 0
     deletes: int = 0
-    lingering: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +255,6 @@ class Trial:
         self.vanished = 0
         self.former: dict[str, Any] = {}
         self.wrong: list[AssertionError] = []
-        self.workers = 0
         self.queue: SqsServer | None = None
         self.since: dict[str, dict[str, ledger.Answer | None]] = {}
 
@@ -281,10 +279,7 @@ class Trial:
             await self._failures_once_more()
             assert not self.wrong, self.wrong[0]
             ledger.assert_sound(self.database, self.told)
-            if ledger.assert_tables(self.database, self.told, lingering=self.workers > 1):
-                self.ground.figures.lingering += 1
-                self._result(await self._live(["sync", "--json"], None))
-                ledger.assert_tables(self.database, self.told)
+            ledger.assert_tables(self.database, self.told)
             ledger.assert_runs(self.database, everything_written_once=not self.changes)
             left = {row[0] for row in self.database.execute("SELECT identifier FROM sync_failure")}
             assert left == set(self.bad), "other failures are recorded than there were"
@@ -381,7 +376,6 @@ class Trial:
         for body in bodies:
             self._send(body)
         count = 1 if self.kill is not None else self.dice.choice((1, 1, 2))
-        self.workers = count
         workers = [self._worker([*self._kills()]) for _ in range(count)]
         await asyncio.gather(*workers)
         # What a worker that died last has left behind.
@@ -659,8 +653,7 @@ async def _main(given: Sequence[int], at_once: int, minutes: float) -> int:
     print(
         f"{figures.trials} of {begun} seeds hold: {figures.kills.total()} kills "
         f"in {figures.starts} starts, {figures.identifiers} IDs, {figures.changes} changes amid it, "
-        f"{figures.deletes} messages deleted, {figures.lingering} trials with something for the next sync, "
-        f"in {seconds:.0f} s"
+        f"{figures.deletes} messages deleted, in {seconds:.0f} s"
     )
     print(", ".join(f"{point} {times}" for point, times in figures.kills.most_common()))
     return 1 if failed else 0

@@ -71,7 +71,7 @@ class Told:
         return [answer for answer in self._answers.get(identifier, ()) if answer is not None]
 
     def missed(self, identifier: str) -> bool:
-        """Whether it was ever answered that there is no such connection: that leaves no trace of its own."""
+        """Whether it was ever answered that there is no such connection."""
         return None in self._answers.get(identifier, ())
 
     def newest(self, identifier: str) -> Answer | None:
@@ -191,14 +191,8 @@ def assert_checkpoint(database: Connection[Any], told: Told, identifiers: Sequen
         assert told.missed(identifier), f"{identifier} is below the checkpoint, and is not there"
 
 
-def assert_tables(database: Connection[Any], told: Told, *, lingering: bool = False) -> set[str]:
-    """Every connection is as the newest answer has it. To be called when everything is settled.
-
-    lingering: several workers were on. A connection that is found gone before it was ever stored leaves no
-    trace; when another worker, which had asked earlier, writes it after that, it stays until a sync of the
-    listing. Returns those.
-    """
-    linger = set()
+def assert_tables(database: Connection[Any], told: Told) -> None:
+    """Every connection is as the newest answer has it. To be called when everything is settled."""
     stored = {
         identifier: (tuple(row), removed_at)
         for identifier, removed_at, *row in _rows(
@@ -218,9 +212,7 @@ def assert_tables(database: Connection[Any], told: Told, *, lingering: bool = Fa
         newest = told.newest(identifier)
         found = stored.get(identifier)
         if newest is None:
-            if found is not None and not found[1]:
-                assert lingering, f"{identifier} is gone, but not marked as removed"
-                linger.add(identifier)
+            assert found is None or found[1], f"{identifier} is gone, but not marked as removed"
             continue
         expected = (connection_row(newest), None)
         assert found == expected, f"{identifier} is {found}, not {expected}"
@@ -233,7 +225,6 @@ def assert_tables(database: Connection[Any], told: Told, *, lingering: bool = Fa
         for name, row in types[identifier].items():
             assert (name, row[:-1]) in former, f"{identifier} {name} was never told"
     _assert_participants(database, told)
-    return linger
 
 
 def _assert_participants(database: Connection[Any], told: Told) -> None:

@@ -142,6 +142,20 @@ MUTATIONS = (
         "",
         "test_writer.py::test_what_others_commit_between_the_look_and_the_write_is_not_overwritten[named]",
     ),
+    _one(
+        "the trace of what was not found",
+        "syncer/store/writer.py",
+        '        await self._write(statements.PUT_NOT_FOUND, ("id", "asked_at"), not_found)\n',
+        "        del not_found\n",
+        "test_writer.py::test_what_was_not_found_is_not_brought_back_by_what_was_asked_earlier",
+    ),
+    _one(
+        "the lock between what was found and what was not",
+        "syncer/store/writer.py",
+        "statements.LOCK_ALONE if locks.alone else statements.LOCK_TOGETHER",
+        "statements.LOCK_TOGETHER",
+        "test_writer.py::test_found_and_not_found_at_once_end_as_if_one_came_after_the_other",
+    ),
     # Rows, outcomes and checkpoint commit together; acknowledged is what is committed.
     Mutation(
         "delete after commit: it is before",
