@@ -2,7 +2,8 @@
 
 Read what is stored, decide what changes, write that. Nothing that is unchanged is touched. Whoever changes
 a connection holds its row from before it looks a second time until the commit, so an older answer can
-never overwrite a newer one, however many workers there are.
+never overwrite a newer one, however many workers there are. Where there is no row to hold, because the API
+had no such connection, a lock of the account's stands for all of these: see `statements.OF_NOT_FOUND`.
 """
 
 from collections import Counter
