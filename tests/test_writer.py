@@ -266,6 +266,45 @@ async def test_what_was_not_found_is_remembered_for_a_week(database_url: str) ->
     assert rows(database_url, "SELECT id FROM connection_not_found") == [("pac-0000000000002",)]
 
 
+# The first connection's row leaves its transaction a millisecond to be idle in; others note what there is.
+IMPATIENT = """
+    CREATE SEQUENCE inserted;
+    CREATE TABLE noted (allowed text);
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO noted VALUES (current_setting('idle_in_transaction_session_timeout'));
+        IF nextval('inserted') = 1 THEN
+            PERFORM set_config('idle_in_transaction_session_timeout', '1ms', true);
+        END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER noted BEFORE INSERT ON connection FOR EACH ROW EXECUTE FUNCTION note();
+"""
+FIRST_IS_IDLE = """
+    SELECT FROM inserted, pg_stat_activity
+    WHERE last_value = 1 AND datname = current_database() AND state = 'idle in transaction'
+"""
+
+
+async def test_a_writer_that_falls_asleep_is_let_go_of_and_writes_once_more(database_url: str) -> None:
+    """All others may wait for its locks: it has a minute."""
+    with psycopg.connect(database_url, autocommit=True) as database:
+        database.execute(IMPATIENT)
+        pool = Recording(database_url)
+        one = await writer(pool)
+
+        def asleep(sql: str) -> None:
+            while "INSERT INTO participant" in sql and database.execute(FIRST_IS_IDLE).rowcount:
+                pass
+
+        pool.before = asleep
+        await write(one, [found(1)])
+    await pool.close()
+    assert one[1].tally[Outcome.WRITTEN] == 1
+    assert rows(database_url, "SELECT * FROM noted") == [("1min",)]
+    assert rows(database_url, "SELECT last_value FROM inserted") == [(2,)]
+
+
 @pytest.mark.parametrize("removed", [False, True])
 @pytest.mark.parametrize("first", ["found", "not found"])
 async def test_found_and_not_found_at_once_end_as_if_one_came_after_the_other(

@@ -131,13 +131,12 @@ def described(url: str) -> str:
 # SQLSTATEs, by class or whole: https://www.postgresql.org/docs/current/errcodes-appendix.html
 # A standby, or a primary that is being failed over.
 READ_ONLY = "25006"
-PASSING_CLASSES = ("08", "40", "53", "57", "58")
+# Of class 25 there is what is read-only, and transactions that were idle, or open, for longer than allowed.
+PASSING_CLASSES = ("08", "25", "40", "53", "57", "58")
 PASSING = frozenset(
     {
-        READ_ONLY,
         "55P03",  # lock not available
         "55006",  # object in use
-        "25P03",  # a transaction that was idle for too long: this machine was asleep
     }
 )
 DENIED_CLASSES = ("28",)
