@@ -156,16 +156,19 @@ async def test_sigterm_during_a_long_poll(program: Program, queue: Queues) -> No
 
 
 async def test_messages_are_held_for_as_long_as_they_wait(program: Program, queue: Queues) -> None:
-    """A long wait for the quota: nobody else may see a message meanwhile, or it is worked on twice."""
-    population = Population(5, seed=104)
+    """A long wait for the quota: nobody else may see a message meanwhile, or it is worked on twice.
+
+    The last ones wait for longer than the ten seconds that a message is hidden at least.
+    """
+    population = Population(8, seed=104)
     queue.sqs.set_queue_attributes(QueueUrl=queue.url, Attributes={"VisibilityTimeout": "2"})
     queue.send(*population.identifiers())
     async with served(program, population, Faults(rate=0.5, burst=1)) as api:
         done = await program("work", "--drain", "--json")
-    assert (done.exit, done.result["written"]) == (0, 5), done.stderr
-    assert done.result["read"] == 5
+    assert (done.exit, done.result["written"]) == (0, 8), done.stderr
+    assert done.result["read"] == 8
     assert done.result["throttled"] >= 1
-    assert sum(n for (op, result), n in api.served.items() if op == GET and result == "ok") == 5
+    assert sum(n for (op, result), n in api.served.items() if op == GET and result == "ok") == 8
     assert (queue.left(), queue.left(queue.dead_url)) == (0, 0)
 
 

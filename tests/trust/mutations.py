@@ -288,7 +288,7 @@ MUTATIONS = (
         "syncer/sources/inbox.py",
         "            await self._hide_now([(message, self._visibility) for message in due])\n",
         "            del due\n",
-        "trust/test_crashes.py::test_killed_at_this_very_point_nothing_is_lost[queue hidden]",
+        "test_work.py::test_messages_are_held_for_as_long_as_they_wait",
     ),
     _one(
         "the wait for all of a message's IDs",
