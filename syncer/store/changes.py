@@ -94,8 +94,7 @@ class Stored:
     """What the database has of a batch's connections and participants.
 
     versions: the open ones. not_found: when the API last had no such connection, of those that are not live.
-    personal: connections of which who invited is stored, be it in the history, and
-    should not be.
+    personal: connections of which who invited is stored, be it in the history, and should not be.
     """
 
     connections: dict[str, ConnectionRow] = field(default_factory=dict)
