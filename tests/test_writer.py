@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from syncer.partner_central.population import Population
 from syncer.store import runs
 from syncer.store.pool import Pool
 from syncer.store.writer import Scope, Writer
-from tests.conftest import Program, Recording, ids_file, rows, served, until
+from tests.conftest import PATIENCE, Program, Recording, ids_file, rows, served, until
 from tests.test_listing import assert_history_is_whole
 from tests.test_sync import assert_in_step
 
@@ -293,9 +294,11 @@ async def test_a_writer_that_falls_asleep_is_let_go_of_and_writes_once_more(data
         pool = Recording(database_url)
         one = await writer(pool)
 
+        patience = time.monotonic() + PATIENCE
+
         def asleep(sql: str) -> None:
             while "INSERT INTO participant" in sql and database.execute(FIRST_IS_IDLE).rowcount:
-                pass
+                assert time.monotonic() < patience, "nobody lets go of it"
 
         pool.before = asleep
         await write(one, [found(1)])

@@ -57,6 +57,14 @@ class Scope:
         return {"account_id": self.account_id, "catalog": self.catalog}
 
 
+@dataclass(frozen=True, slots=True)
+class _Locks:
+    """What a transaction holds from its beginning. alone: the lock of what is not found, without others."""
+
+    ids: AbstractSet[str] = frozenset()
+    alone: bool = False
+
+
 class Writer:
     """Writes batches of answers, and tells the ledger what became of them.
 
@@ -131,7 +139,7 @@ class Writer:
                 break  # somebody else has taken their failures over
             self._ledger.settle(settlement)
 
-    async def _transaction(self, answers: Sequence[Answer], locks: "_Locks") -> Settlement:
+    async def _transaction(self, answers: Sequence[Answer], locks: _Locks) -> Settlement:
         fetched = [answer for answer in answers if not isinstance(answer, Failure)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         async with self._pool.transaction() as connection:
@@ -151,7 +159,7 @@ class Writer:
             await self._record(connection, settlement)
         return settlement
 
-    async def _confirmation(self, locks: "_Locks") -> Settlement:
+    async def _confirmation(self, locks: _Locks) -> Settlement:
         async with self._pool.transaction() as connection:
             held = await connection.execute(
                 statements.HELD,
@@ -174,14 +182,6 @@ class Writer:
         await connection.execute(
             statements.RECORD_RUN, {"id": self._scope.run_id, **self._ledger.standing(settlement)}
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Locks:
-    """What a transaction holds from its beginning. alone: the lock of what is not found, without others."""
-
-    ids: AbstractSet[str] = frozenset()
-    alone: bool = False
 
 
 class _MustHold(Exception):
